@@ -1,0 +1,57 @@
+"""`ModelSpec`: what a model file says beside its weights."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+
+from unetari.core.config import FrozenModel, UNetConfig
+from unetari.core.normalization import Normalization
+
+
+class ModelSpec(FrozenModel):
+    """The network's options, its preprocessing, and its model card."""
+
+    config: UNetConfig = UNetConfig()
+    """Options of the network."""
+    normalization: Normalization = Normalization()
+    """Intensity normalization applied before the network."""
+    class_names: tuple[str, ...] = ()
+    """One name per label, background first; empty for "class 1", "class 2", ..."""
+    name: str = ""
+    """Short name, such as "nuclei-2d"."""
+    description: str = ""
+    """What the model segments, and in which images."""
+    voxel_size: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    """Voxel size of the training images, ([z,] y, x) in micrometre; empty if unknown."""
+    authors: tuple[str, ...] = ()
+    """Who made the model."""
+    license: str = ""
+    """Licence of the model file (an SPDX identifier)."""
+    data_credit: str = ""
+    """The training data, its licence, and the citation it asks for."""
+    training: dict[str, Any] = {}
+    """Record of the training run: options, scores, versions."""
+
+    @model_validator(mode="after")
+    def _check_lengths(self) -> ModelSpec:
+        expected = self.config.n_classes
+        if self.class_names and len(self.class_names) != expected:
+            raise ValueError(
+                f"class_names has {len(self.class_names)} names, but the network has "
+                f"{expected} labels, background included. Give {expected} names or none."
+            )
+        if self.voxel_size and len(self.voxel_size) != self.config.dim:
+            raise ValueError(
+                f"voxel_size={self.voxel_size} has {len(self.voxel_size)} numbers for a "
+                f"{self.config.dim}D network. Give one per spatial axis, or none."
+            )
+        return self
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """One name per label, background first, with defaults where none are given."""
+        if self.class_names:
+            return self.class_names
+        return ("background", *(f"class {n}" for n in range(1, self.config.n_classes)))

@@ -1,0 +1,58 @@
+"""The exceptions unetari raises, one small family.
+
+None of them is a `RuntimeError`: Qt's generator workers swallow those in
+silence, and torch raises them for its own failures, so the two stay apart.
+Every message gives the value, the rule it broke, and the fix.
+"""
+
+from __future__ import annotations
+
+
+class UnetariError(Exception):
+    """Base class of every error unetari raises on purpose."""
+
+
+class ConfigError(UnetariError, ValueError):
+    """An option, or a combination of options, that cannot work."""
+
+
+class AxesError(UnetariError, ValueError):
+    """The axes of an image do not match the network or the array."""
+
+
+class ShapeError(UnetariError, ValueError):
+    """A size that the network or the tiling cannot process."""
+
+
+class ModelFileError(UnetariError):
+    """A model file that is missing, damaged, unsafe or of another architecture."""
+
+
+class ImageFileError(UnetariError):
+    """An image file that is missing, damaged or of an unknown kind."""
+
+
+class OutputExistsError(UnetariError, FileExistsError):
+    """Writing would overwrite something that already exists."""
+
+
+class DeviceError(UnetariError):
+    """A device or precision that this machine does not offer."""
+
+
+class OutOfMemoryError(UnetariError, MemoryError):
+    """Not even the smallest tile fits in memory."""
+
+
+class Cancelled(UnetariError):
+    """Work stopped because the user asked for it; what is finished stays."""
+
+
+class MissingExtraError(UnetariError, ImportError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs the package {package!r}, which is not installed. "
+            f'Install it with: pip install "unetari[{extra}]"'
+        )

@@ -1,0 +1,259 @@
+"""The one U-Net, 2D and 3D from one table of operations.
+
+The network is that of the article "Creating and training a U-Net model with
+PyTorch for 2D & 3D semantic segmentation" by J. Schmidt, parameter names
+included, so that its weights load unchanged. The architecture goes back to
+Ronneberger et al. (2015), https://arxiv.org/abs/1505.04597.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from unetari.core.config import UNetConfig
+from unetari.errors import ConfigError, ShapeError
+
+Initializer = Literal["xavier_uniform", "xavier_normal", "kaiming_uniform", "kaiming_normal"]
+
+_CONV: dict[int, type[nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
+_UP_CONV: dict[int, type[nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+_POOL: dict[int, type[nn.Module]] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
+_BATCH: dict[int, type[nn.Module]] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+_INSTANCE: dict[int, type[nn.Module]] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
+_ACTIVATION: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "leaky": lambda: nn.LeakyReLU(negative_slope=0.1),
+    "elu": nn.ELU,
+}
+_INITIALIZERS: dict[str, Callable[[Tensor], Tensor]] = {
+    "xavier_uniform": nn.init.xavier_uniform_,
+    "xavier_normal": nn.init.xavier_normal_,
+    "kaiming_uniform": nn.init.kaiming_uniform_,
+    "kaiming_normal": nn.init.kaiming_normal_,
+}
+
+
+def _norm(config: UNetConfig, channels: int) -> nn.Module:
+    if config.normalization == "batch":
+        return _BATCH[config.dim](channels)
+    if config.normalization == "instance":
+        return _INSTANCE[config.dim](channels)
+    if config.groups is not None:
+        return nn.GroupNorm(config.groups, channels)
+    return nn.Identity()
+
+
+def _conv3(config: UNetConfig, in_channels: int, out_channels: int) -> nn.Module:
+    padding = 1 if config.conv_mode == "same" else 0
+    return _CONV[config.dim](in_channels, out_channels, kernel_size=3, padding=padding)
+
+
+def _up(config: UNetConfig, in_channels: int, out_channels: int) -> nn.Module:
+    if config.up_mode == "transposed":
+        return _UP_CONV[config.dim](in_channels, out_channels, kernel_size=2, stride=2)
+    return nn.Upsample(scale_factor=2.0, mode=config.up_mode)
+
+
+def autocrop(skip: Tensor, up: Tensor) -> Tensor:
+    """Crop `skip` centrally to the spatial size of `up`.
+
+    Parameters
+    ----------
+    skip, up : Tensor
+        Features of the encoder and of the decoder, (N, C, [Z,] Y, X). With
+        valid convolution the encoder's are the larger ones.
+
+    Returns
+    -------
+    Tensor
+        A view of `skip`.
+    """
+    for axis in range(2, skip.ndim):
+        excess = skip.shape[axis] - up.shape[axis]
+        if excess:
+            skip = skip.narrow(axis, excess // 2, up.shape[axis])
+    return skip
+
+
+class DownBlock(nn.Module):
+    """Two convolutions, each followed by activation then normalization, and pooling."""
+
+    def __init__(self, config: UNetConfig, level: int) -> None:
+        super().__init__()
+        channels = config.filters[level]
+        previous = config.filters[level - 1] if level else config.in_channels
+        self.conv1 = _conv3(config, previous, channels)
+        self.conv2 = _conv3(config, channels, channels)
+        is_deepest = level == config.n_blocks - 1
+        self.pool = nn.Identity() if is_deepest else _POOL[config.dim](kernel_size=2)
+        self.act1 = _ACTIVATION[config.activation]()
+        self.act2 = _ACTIVATION[config.activation]()
+        self.norm1 = _norm(config, channels)
+        self.norm2 = _norm(config, channels)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the pooled features and, for the skip connection, those before pooling."""
+        x = self.norm1(self.act1(self.conv1(x)))
+        x = self.norm2(self.act2(self.conv2(x)))
+        return self.pool(x), x
+
+
+class UpBlock(nn.Module):
+    """Upsampling, concatenation with the skip features, and two convolutions."""
+
+    def __init__(self, config: UNetConfig, level: int) -> None:
+        super().__init__()
+        channels, deeper = config.filters[level], config.filters[level + 1]
+        self.up = _up(config, deeper, channels)
+        # The article creates conv0 for every up_mode and uses it only after
+        # interpolation; it stays, so that its weights load strictly.
+        self.conv0 = _CONV[config.dim](deeper, channels, kernel_size=1)
+        self.conv1 = _conv3(config, 2 * channels, channels)
+        self.conv2 = _conv3(config, channels, channels)
+        self.act0 = _ACTIVATION[config.activation]()
+        self.act1 = _ACTIVATION[config.activation]()
+        self.act2 = _ACTIVATION[config.activation]()
+        self.norm0 = _norm(config, channels)
+        self.norm1 = _norm(config, channels)
+        self.norm2 = _norm(config, channels)
+        self.reduces_after_up = config.up_mode != "transposed"
+
+    def forward(self, skip: Tensor, x: Tensor) -> Tensor:
+        """Merge the encoder's features `skip` with the decoder's `x`."""
+        x = self.up(x)
+        skip = autocrop(skip, x)
+        if self.reduces_after_up:
+            x = self.conv0(x)
+        x = self.norm0(self.act0(x))
+        x = torch.cat((x, skip), dim=1)
+        x = self.norm1(self.act1(self.conv1(x)))
+        return self.norm2(self.act2(self.conv2(x)))
+
+
+class UNet(nn.Module):
+    """Configurable U-Net for 2D and 3D images.
+
+    Parameters
+    ----------
+    config : UNetConfig, optional
+        All options. Alternatively give them by keyword, as in the article.
+    initializer : str
+        How weights are drawn: "xavier_uniform" (default), "xavier_normal",
+        "kaiming_uniform" or "kaiming_normal". Biases start at zero.
+    **options
+        Options of `UNetConfig`; not together with `config`.
+
+    Raises
+    ------
+    ConfigError
+        If an option cannot work.
+
+    Examples
+    --------
+    >>> network = UNet(in_channels=1, out_channels=2, n_blocks=2, start_filters=4)
+    >>> network(torch.zeros(1, 1, 16, 16)).shape
+    torch.Size([1, 2, 16, 16])
+    """
+
+    def __init__(
+        self,
+        config: UNetConfig | None = None,
+        *,
+        initializer: Initializer = "xavier_uniform",
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        if config is not None and options:
+            raise ConfigError(
+                f"UNet got both a config and {', '.join(options)}. Give one of the two; "
+                "config.replace(...) changes single options."
+            )
+        self.config = config = config or UNetConfig(**options)
+        levels = range(config.n_blocks)
+        self.down_blocks = nn.ModuleList(DownBlock(config, level) for level in levels)
+        self.up_blocks = nn.ModuleList(UpBlock(config, level) for level in reversed(levels[:-1]))
+        self.conv_final = _CONV[config.dim](config.start_filters, config.out_channels, 1)
+        self.initialize(initializer)
+
+    def initialize(self, initializer: Initializer = "xavier_uniform") -> None:
+        """Draw all convolution weights anew and set their biases to zero."""
+        if initializer not in _INITIALIZERS:
+            raise ConfigError(
+                f"initializer={initializer!r} is unknown. Choose one of: {', '.join(_INITIALIZERS)}."
+            )
+        convolutions = (*_CONV.values(), *_UP_CONV.values())
+        for module in self.modules():
+            if isinstance(module, convolutions):
+                _INITIALIZERS[initializer](module.weight)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the scores (logits) of every class.
+
+        Parameters
+        ----------
+        x : Tensor
+            Image, (N, C, [Z,] Y, X), float. Every spatial size must be one
+            that pools evenly on each level, see `unetari.check_shape`.
+
+        Returns
+        -------
+        Tensor
+            Logits, (N, classes, [Z,] Y, X), of the input's size ("same") or
+            smaller ("valid").
+
+        Raises
+        ------
+        ShapeError
+            If the number of axes or channels is wrong or a size goes odd.
+        """
+        self._check_input(x)
+        skips: list[Tensor] = []
+        for block in self.down_blocks:
+            x, skip = block(x)
+            skips.append(skip)
+        skips.pop()
+        for block in self.up_blocks:
+            x = block(skips.pop(), x)
+        return self.conv_final(x)
+
+    def _check_input(self, x: Tensor) -> None:
+        config = self.config
+        if x.ndim != config.dim + 2 or x.shape[1] != config.in_channels:
+            axes = "N, C, Y, X" if config.dim == 2 else "N, C, Z, Y, X"
+            raise ShapeError(
+                f"The network takes ({axes}) with C = {config.in_channels}, and got "
+                f"shape {tuple(x.shape)}. Reorder or select the channels."
+            )
+        for size in x.shape[2:]:
+            _check_size(int(size), config)
+
+    def __repr__(self) -> str:
+        options = ", ".join(f"{name}={value!r}" for name, value in self.config)
+        parameters = sum(p.numel() for p in self.parameters())
+        return f"UNet({options})  # {parameters:,} parameters"
+
+
+def _check_size(size: int, config: UNetConfig) -> None:
+    """Raise unless `size` stays even at every pooling and never vanishes."""
+    current = size
+    loss = 0 if config.conv_mode == "same" else 4
+    for level in range(config.n_blocks):
+        current -= loss
+        if current < 1:
+            raise ShapeError(
+                f"Size {size} is too small: nothing is left on level {level} after the valid "
+                "convolutions. Use a larger input, fewer blocks, or conv_mode='same'."
+            )
+        if level < config.n_blocks - 1:
+            if current % 2:
+                raise ShapeError(
+                    f"Size {size} becomes {current} on level {level} and cannot be halved. Pad "
+                    f"the input so that every level pools evenly (multiple {config.multiple}), or "
+                    "use unetari.predict, which does it for you."
+                )
+            current //= 2
