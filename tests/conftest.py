@@ -1,0 +1,49 @@
+"""Settings that must stand before napari, Qt or torch are imported, and shared fixtures."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+_SETTINGS = Path(tempfile.mkdtemp(prefix="unetari-tests-"))
+atexit.register(shutil.rmtree, _SETTINGS, ignore_errors=True)
+
+# napari reads this once, when it is imported; without it, tests would change the user's settings.
+os.environ["NAPARI_CONFIG"] = str(_SETTINGS / "settings.yaml")
+# Child processes inherit these: more threads than cores make a busy machine crawl.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MKL_NUM_THREADS", "1")
+if sys.platform.startswith("linux") and not (
+    os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+):
+    # pytest-xvfb, which starts later, gives OpenGL a display; the windows need none.
+    os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """Folder of the source tree."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder with real images and reference weights, beside the source tree."""
+    path = REPOSITORY.parent / "shared"
+    if not path.is_dir():
+        pytest.skip(f"needs the folder {path.name}/ beside the source tree")
+    return path
+
+
+@pytest.fixture(scope="session")
+def napari_config() -> Path:
+    """File that napari's settings go to while tests run."""
+    return Path(os.environ["NAPARI_CONFIG"])
