@@ -1,0 +1,354 @@
+"""Exact tiles for any size, any dimension, same or valid convolution.
+
+A tile reads its *outer* box and writes its *inner* box; the voxels between
+the two are the *halo*::
+
+    outer     |--------------------------------------|
+    inner     |   halo   |------------|     halo     |
+    local                 inner, counted from where the network's output begins
+
+The inner boxes partition the region. Tiled and whole-image results agree
+because (1) outer boxes begin and end on multiples of the network's size
+multiple P, so that every pooling grid lies where it lies in the whole image,
+(2) the halo covers everything the inner voxels depend on, and (3) a tile ends
+where the image ends, so that the network's own zero padding does there what
+it does in the whole-image pass. One axis is solved on its own; boxes are the
+product of the axes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from math import prod
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unetari.core.config import UNetConfig
+from unetari.errors import ShapeError
+
+_CONVOLUTION_RADIUS = 2  # two 3x3 convolutions per block
+
+
+class Span(NamedTuple):
+    """A half-open interval on one axis, in voxels."""
+
+    start: int
+    stop: int
+
+    @property
+    def size(self) -> int:
+        """Number of voxels."""
+        return self.stop - self.start
+
+    @property
+    def slice(self) -> slice:
+        """The span as an index."""
+        return slice(self.start, self.stop)
+
+    def shifted(self, by: int) -> Span:
+        """Return the span moved by `by` voxels."""
+        return Span(self.start + by, self.stop + by)
+
+
+class AxisTile(NamedTuple):
+    """What one tile reads and writes on one axis."""
+
+    outer: Span
+    inner: Span
+    local: Span
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A box that the network reads, and the box within it that is written."""
+
+    outer: tuple[Span, ...]
+    """What the tile reads; may reach past the image, which is mirrored there."""
+    inner: tuple[Span, ...]
+    """What the tile writes."""
+    local: tuple[Span, ...]
+    """The inner box within the network's output for the outer box."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Size of the outer box, in voxels."""
+        return tuple(span.size for span in self.outer)
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How far one output voxel of a network depends on its surroundings, per axis."""
+
+    multiple: int
+    """Size multiple P at which every level pools evenly."""
+    halo: int
+    """Voxels read and not written per side, with same convolution: a multiple of P."""
+    loss: int
+    """Voxels that valid convolution takes away per side; 0 with same convolution."""
+    trim: int
+    """Further voxels per side that interpolation spoils where a valid tile ends."""
+
+    @classmethod
+    def of(cls, config: UNetConfig) -> Reach:
+        """Derive the reach of a U-Net from its options.
+
+        The margin follows one output voxel backwards: through the decoder,
+        where an interpolation widens it by its stencil, to the deepest block,
+        and through the encoder, where every pooling doubles it.
+        """
+        multiple = config.multiple
+        if config.conv_mode == "valid":
+            spoilt = {"bilinear": 1, "trilinear": 1, "bicubic": 3}.get(config.up_mode, 0)
+            return cls(multiple, 0, 6 * multiple - 4, spoilt * (multiple - 1))
+        margin = _CONVOLUTION_RADIUS
+        for _ in range(config.n_blocks - 1):
+            margin = _before_upsampling(margin, config.up_mode) + _CONVOLUTION_RADIUS
+        for _ in range(config.n_blocks - 1):
+            margin = 2 * margin + _CONVOLUTION_RADIUS
+        return cls(multiple, _round_up(margin, multiple), 0, 0)
+
+    @property
+    def smallest_tile(self) -> int:
+        """Smallest outer size of a tile that writes at least P voxels."""
+        if self.loss:
+            return self.legal_size(2 * (self.loss + self.trim) + self.multiple)
+        return 2 * self.halo + self.multiple
+
+    def legal_size(self, at_least: int) -> int:
+        """Smallest input size >= `at_least` that valid convolution pools evenly.
+
+        Such sizes are P * d + 8 * P - 4 with d voxels left in the deepest block.
+        """
+        return at_least + (-4 - at_least) % self.multiple
+
+
+def _before_upsampling(margin: int, up_mode: str) -> int:
+    """Margin needed on the coarse grid for a margin on the fine grid."""
+    if up_mode in ("bilinear", "trilinear"):
+        return margin // 2 + 1
+    if up_mode == "bicubic":
+        return margin // 2 + 2
+    return -(-margin // 2)
+
+
+@dataclass(frozen=True)
+class TilePlan:
+    """All tiles of one region of one image; a sequence of `Tile`.
+
+    All tiles have one outer shape, so that a network is compiled, and its
+    memory planned, once.
+    """
+
+    shape: tuple[int, ...]
+    """Size of the image, in voxels per spatial axis."""
+    region: tuple[Span, ...]
+    """What the inner boxes partition."""
+    tile_shape: tuple[int, ...]
+    """Outer size of every tile."""
+    reach: Reach
+    """Multiple, halo and loss of the network."""
+    axes: tuple[tuple[AxisTile, ...], ...]
+    """The tiles of each axis; the plan is their product."""
+
+    @property
+    def halo(self) -> int:
+        """Voxels per side that a tile reads and does not write."""
+        return self.reach.halo or self.reach.loss + self.reach.trim
+
+    @property
+    def multiple(self) -> int:
+        """Size multiple at which every level pools evenly."""
+        return self.reach.multiple
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Number of tiles along each axis."""
+        return tuple(len(tiles) for tiles in self.axes)
+
+    def __len__(self) -> int:
+        return prod(self.grid)
+
+    def __getitem__(self, index: int) -> Tile:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"tile {index} of a plan with {len(self)} tiles")
+        return self.at(np.unravel_index(index % len(self), self.grid))
+
+    def __iter__(self) -> Iterator[Tile]:
+        return (_tile(parts) for parts in product(*self.axes))
+
+    def at(self, position: Sequence[int]) -> Tile:
+        """Return the tile at a position of the grid."""
+        return _tile([tiles[int(i)] for tiles, i in zip(self.axes, position, strict=True)])
+
+    def neighbours(self) -> Iterator[tuple[int, Tile, Tile]]:
+        """Iterate over the borders between tiles: (axis, tile before, tile after)."""
+        for position in np.ndindex(*self.grid):
+            for axis in range(len(self.grid)):
+                after = list(position)
+                after[axis] += 1
+                if after[axis] < self.grid[axis]:
+                    yield axis, self.at(position), self.at(after)
+
+
+def plan_tiles(
+    shape: Sequence[int],
+    config: UNetConfig,
+    *,
+    tile_shape: Sequence[int] | None = None,
+    region: Sequence[Span | slice] | None = None,
+) -> TilePlan:
+    """Plan the fewest balanced tiles whose results equal one whole-image pass.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        Size of the image in voxels, ([Z,] Y, X).
+    config : UNetConfig
+        The network.
+    tile_shape : sequence of int, optional
+        Largest outer size of a tile, ([Z,] Y, X). Default: one tile.
+    region : sequence of Span or slice, optional
+        The part to predict, ([Z,] Y, X). Default: the whole image. The tiles
+        read beyond it, so that its values are those of the whole image.
+
+    Returns
+    -------
+    TilePlan
+        The tiles; their inner boxes partition the region.
+
+    Raises
+    ------
+    ShapeError
+        If an axis is empty, the region lies outside the image, or the tile is
+        smaller than halo, one multiple, and halo.
+
+    Examples
+    --------
+    >>> plan = plan_tiles((510, 690), UNetConfig(), tile_shape=(256, 256))
+    >>> plan.tile_shape, plan.halo, len(plan)
+    ((240, 256), 48, 20)
+    """
+    _check_lengths(config.dim, shape=shape, tile_shape=tile_shape, region=region)
+    reach = Reach.of(config)
+    solve = _valid_axis if reach.loss else _same_axis
+    spans = _spans(shape, region)
+    largest = [None] * len(shape) if tile_shape is None else tile_shape
+    axes = tuple(
+        tuple(solve(size, span, limit, reach))
+        for size, span, limit in zip(shape, spans, largest, strict=True)
+    )
+    outer = tuple(tiles[0].outer.size for tiles in axes)
+    return TilePlan(tuple(shape), spans, outer, reach, axes)
+
+
+def mirror(span: Span, size: int) -> NDArray[np.intp]:
+    """Return the indices that a span reads from an axis which is mirrored at its ends.
+
+    The edge voxel is not repeated, as in `numpy.pad(mode="reflect")`.
+
+    Examples
+    --------
+    >>> mirror(Span(-2, 5), 4).tolist()
+    [2, 1, 0, 1, 2, 3, 2]
+    """
+    period = max(2 * (size - 1), 1)
+    index = np.arange(span.start, span.stop) % period
+    return np.where(index < size, index, period - index)
+
+
+def _tile(parts: Sequence[AxisTile]) -> Tile:
+    return Tile(
+        outer=tuple(part.outer for part in parts),
+        inner=tuple(part.inner for part in parts),
+        local=tuple(part.local for part in parts),
+    )
+
+
+def _same_axis(size: int, region: Span, largest: int | None, reach: Reach) -> Iterator[AxisTile]:
+    """Tiles of one axis with same convolution: they end where the (padded) image ends."""
+    p, halo = reach.multiple, reach.halo
+    low = max(0, _round_down(region.start - halo, p))
+    high = min(_round_up(size, p), _round_up(region.stop + halo, p))
+    extent = high - low
+    count = 1
+    if largest is not None and largest < extent:
+        _check_tile(largest, reach)
+        count = -(-(extent - 2 * halo) // (_round_down(largest, p) - 2 * halo))
+    tile = _round_up(-(-(extent + (count - 1) * 2 * halo) // count), p)
+    # The last tile shifts inwards: it keeps the common size and ends with the image.
+    starts = [min(low + i * (tile - 2 * halo), high - tile) for i in range(count)]
+    cuts = [region.start, *(start + halo for start in starts[1:]), region.stop]
+    for start, cut, next_cut in zip(starts, cuts, cuts[1:], strict=False):
+        inner = Span(cut, next_cut)
+        yield AxisTile(Span(start, start + tile), inner, inner.shifted(-start))
+
+
+def _valid_axis(size: int, region: Span, largest: int | None, reach: Reach) -> Iterator[AxisTile]:
+    """Tiles of one axis with valid convolution: each output box begins on the same phase of P."""
+    del size  # what lies outside the image is mirrored
+    p, loss, trim = reach.multiple, reach.loss, reach.trim
+    margin = 2 * (loss + trim)
+    first = _round_down(region.start, p)
+    need = region.stop - first
+    tile = reach.legal_size(max(margin + need, reach.smallest_tile))
+    count = 1
+    step = need
+    if largest is not None and largest < tile:
+        _check_tile(largest, reach)
+        largest_step = _round_down(largest - (largest + 4) % p - margin, p)
+        count = -(-need // largest_step)
+        step = _round_up(-(-need // count), p)
+        tile = reach.legal_size(margin + step)
+    for i in range(count):
+        written = first + i * step
+        inner = Span(max(written, region.start), min(written + step, region.stop))
+        start = written - trim
+        outer = Span(start - loss, start - loss + tile)
+        yield AxisTile(outer, inner, inner.shifted(-start))
+
+
+def _spans(shape: Sequence[int], region: Sequence[Span | slice] | None) -> tuple[Span, ...]:
+    spans = []
+    for axis, size in enumerate(shape):
+        if size < 1:
+            raise ShapeError(f"Axis {axis} of shape {tuple(shape)} is empty. Load an image with data.")
+        given = Span(0, size) if region is None else region[axis]
+        start = 0 if given.start is None else given.start
+        stop = size if given.stop is None else given.stop
+        if not 0 <= start < stop <= size or getattr(given, "step", None) not in (None, 1):
+            raise ShapeError(
+                f"The region {start}:{stop} on axis {axis} must be a non-empty, contiguous part of "
+                f"0:{size}. Choose a region inside the image."
+            )
+        spans.append(Span(start, stop))
+    return tuple(spans)
+
+
+def _check_lengths(dim: int, **given: Sequence[object] | None) -> None:
+    for name, value in given.items():
+        if value is not None and len(value) != dim:
+            raise ShapeError(
+                f"{name}={tuple(value)} has {len(value)} axes, and the network is {dim}D. "
+                f"Give {dim} values, ({'Y, X' if dim == 2 else 'Z, Y, X'})."
+            )
+
+
+def _check_tile(tile: int, reach: Reach) -> None:
+    if tile < reach.smallest_tile:
+        raise ShapeError(
+            f"Tile size {tile} is too small: this network needs at least {reach.smallest_tile} "
+            f"(what the surroundings take on both sides, and one multiple of {reach.multiple}). "
+            "Use a larger tile, or a network with fewer blocks."
+        )
+
+
+def _round_up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
+
+
+def _round_down(value: int, multiple: int) -> int:
+    return value // multiple * multiple
