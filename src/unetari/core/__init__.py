@@ -1,0 +1,1 @@
+"""Settings, axes, sizes and tiles: numpy and pydantic, no torch."""

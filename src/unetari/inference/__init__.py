@@ -1,0 +1,1 @@
+"""Tiled prediction, as a generator of finished tiles."""

@@ -1,0 +1,1 @@
+"""The network, its files and the device it runs on."""

@@ -1,0 +1,1 @@
+"""The Qt side of the plugin, and the only place for it."""
