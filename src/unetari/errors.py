@@ -44,7 +44,7 @@ class OutOfMemoryError(UnetariError, MemoryError):
     """Not even the smallest tile fits in memory."""
 
 
-class Cancelled(UnetariError):
+class Cancelled(UnetariError):  # noqa: N818 -- the user's wish is no error
     """Work stopped because the user asked for it; what is finished stays."""
 
 
