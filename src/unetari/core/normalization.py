@@ -118,12 +118,16 @@ class IntensityMap:
             values = np.nan_to_num(values, nan=low, neginf=low, posinf=high)
         if values.dtype.itemsize <= 2:
             # float32 holds these exactly; wider types would lose digits under a large offset.
-            narrow = np.subtract(values, np.float32(self.offset[channel]), dtype=np.float32)
-            return narrow * np.float32(scale)
+            narrow: NDArray[np.float32] = np.subtract(
+                values, np.float32(self.offset[channel]), dtype=np.float32
+            )
+            narrow *= np.float32(scale)
+            return narrow
         with np.errstate(over="ignore"):
             wide = np.subtract(values, self.offset[channel], dtype=np.float64) * scale
         limit = float(np.finfo(np.float32).max)
-        return np.clip(wide, -limit, limit, out=wide)
+        clipped: NDArray[np.float64] = np.clip(wide, -limit, limit, out=wide)
+        return clipped
 
 
 def fit_intensity(normalization: Normalization, blocks: Iterable[NDArray[Any]]) -> IntensityMap:
