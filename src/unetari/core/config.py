@@ -135,7 +135,7 @@ class UNetConfig(FrozenModel):
     @property
     def multiple(self) -> int:
         """Size multiple at which every level pools evenly: 2**(n_blocks - 1)."""
-        return 2 ** (self.n_blocks - 1)
+        return 1 << (self.n_blocks - 1)
 
     @property
     def tiles_exactly(self) -> bool:

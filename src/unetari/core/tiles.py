@@ -175,7 +175,7 @@ class TilePlan:
     def __getitem__(self, index: int) -> Tile:
         if not -len(self) <= index < len(self):
             raise IndexError(f"tile {index} of a plan with {len(self)} tiles")
-        return self.at(np.unravel_index(index % len(self), self.grid))
+        return self.at([int(i) for i in np.unravel_index(index % len(self), self.grid)])
 
     def __iter__(self) -> Iterator[Tile]:
         return (_tile(parts) for parts in product(*self.axes))
@@ -315,7 +315,9 @@ def _spans(shape: Sequence[int], region: Sequence[Span | slice] | None) -> tuple
     spans = []
     for axis, size in enumerate(shape):
         if size < 1:
-            raise ShapeError(f"Axis {axis} of shape {tuple(shape)} is empty. Load an image with data.")
+            raise ShapeError(
+                f"Axis {axis} of shape {tuple(shape)} is empty. Load an image with data."
+            )
         given = Span(0, size) if region is None else region[axis]
         start = 0 if given.start is None else given.start
         stop = size if given.stop is None else given.stop

@@ -1,0 +1,212 @@
+"""`Job`: a prediction that is checked and planned before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from unetari.core.axes import guess_axes
+from unetari.core.shapes import check_shape
+from unetari.core.source import ImageSource
+from unetari.core.tiles import Span, TilePlan, plan_tiles
+from unetari.errors import AxesError, ShapeError
+from unetari.inference.memory import choose_tile_shape
+from unetari.inference.record import RunRecord
+from unetari.model.checkpoint import Model, load_model
+from unetari.model.device import free_memory, resolve_device
+
+
+@dataclass(frozen=True)
+class Job:
+    """A prediction that was checked and planned, and has not begun."""
+
+    source: ImageSource
+    """The image."""
+    model: Model
+    """The network, its normalization and its card."""
+    region: tuple[slice, ...]
+    """What is predicted, one slice per letter of `source.label_axes`."""
+    frames: tuple[Frame, ...]
+    """One {axis: index} per plane (2D network) or volume (3D network)."""
+    plan: TilePlan
+    """The tiles of every frame."""
+    device: str
+    """The device, such as "cpu" or "cuda:0"."""
+    wants_scores: bool
+    """Whether results carry probabilities."""
+    warnings: tuple[str, ...]
+    """What the user should know before the run."""
+
+    @property
+    def labels_shape(self) -> tuple[int, ...]:
+        """Shape of the labels of the region."""
+        return tuple(part.stop - part.start for part in self.region)
+
+    @property
+    def labels_dtype(self) -> np.dtype[Any]:
+        """uint8, or uint16 beyond 256 classes."""
+        return np.dtype(np.uint8 if self.model.spec.config.n_classes <= 256 else np.uint16)
+
+    @property
+    def scores_shape(self) -> tuple[int, ...]:
+        """Shape of the scores of the region, (classes, ...)."""
+        return (self.model.spec.config.out_channels, *self.labels_shape)
+
+    @property
+    def n_tiles(self) -> int:
+        """Number of tiles, over all frames."""
+        return len(self.frames) * len(self.plan)
+
+    def record(self, **outcome: Any) -> RunRecord:
+        """Describe the run; `outcome` adds what is known only afterwards."""
+        return RunRecord(
+            model=self.model.spec,
+            model_source=self.model.source,
+            model_sha256=self.model.sha256,
+            image_shape=tuple(self.source.data.shape),
+            image_axes=self.source.axes,
+            image_dtype=str(self.source.data.dtype),
+            channel=self.source.channel,
+            grey=self.source.grey,
+            region=tuple((part.start, part.stop) for part in self.region),
+            tile_shape=self.plan.tile_shape,
+            halo=self.plan.halo,
+            n_tiles=self.n_tiles,
+            device=self.device,
+            **outcome,
+        )
+
+
+def prepare(
+    image: Any,
+    model: Model | str,
+    *,
+    axes: str | None = None,
+    channel: int | None = None,
+    grey: bool = False,
+    region: Region | None = None,
+    device: str = "auto",
+    tile_shape: Sequence[int] | None = None,
+    scores: bool = False,
+) -> Job:
+    """Check an image against a model and plan the work.
+
+    Parameters
+    ----------
+    image : array-like or ImageSource
+        numpy, dask or zarr array of any real dtype. With an `ImageSource`,
+        `axes`, `channel` and `grey` are its own.
+    model : Model or str
+        A loaded model, the name of a bundled one, or a path.
+    axes : str, optional
+        One letter per axis: T, C, Z, Y, X, and S for RGB samples, such as
+        "TCZYX". Default: guessed from the shape.
+    channel : int, optional
+        Use this channel only.
+    grey : bool
+        Convert RGB to grey.
+    region : sequence of slice, optional
+        One per axis of the labels (the image's axes less C and S); default:
+        everything. The values are those of the whole-image result.
+    device : str
+        "auto", "cpu", "cuda", "cuda:1", "mps".
+    tile_shape : sequence of int, optional
+        Largest outer size of a tile, ([Z,] Y, X); default: from free memory.
+    scores : bool
+        Whether to return probabilities beside the labels.
+
+    Returns
+    -------
+    Job
+
+    Raises
+    ------
+    AxesError
+        If `axes` does not describe the image.
+    ShapeError
+        If the image, region or tile does not fit the network.
+    ModelFileError
+        If the model cannot be loaded.
+    DeviceError
+        If the device does not exist.
+    """
+    model = load_model(model) if isinstance(model, str) else model
+    config = model.spec.config
+    source = _as_source(image, axes, channel, grey, config.dim)
+    report = check_shape(config, source)
+    if report.problems:
+        raise ShapeError(" ".join(report.problems))
+    spatial = source.spatial_axes(config.dim)
+    bounds = _resolve_region(source, region)
+    spans = [Span(*bounds[axis]) for axis in spatial]
+    shape = source.spatial_shape(config.dim)
+    chosen = resolve_device(device)
+    if tile_shape is None:
+        free = free_memory(chosen)
+        tile_shape = choose_tile_shape(shape, config, free=free, on_cpu=chosen.type == "cpu")
+    plan = plan_tiles(shape, config, tile_shape=tile_shape, region=spans)
+    slices = tuple(slice(*bounds[axis]) for axis in source.label_axes)
+    return Job(
+        source=source,
+        model=model,
+        region=slices,
+        frames=tuple(source.frames(config.dim, slices)),
+        plan=plan,
+        device=str(chosen),
+        wants_scores=scores,
+        warnings=_warnings(model, plan),
+    )
+
+
+def _as_source(
+    image: Any, axes: str | None, channel: int | None, grey: bool, dim: int
+) -> ImageSource:
+    if isinstance(image, ImageSource):
+        if axes is not None or channel is not None or grey:
+            raise AxesError(
+                f"axes={axes!r}, channel={channel} and grey={grey} belong to an array; this image "
+                "is an ImageSource with its own. Use dataclasses.replace to change them."
+            )
+        return image
+    data = image if hasattr(image, "shape") and hasattr(image, "dtype") else np.asarray(image)
+    if axes is None:
+        axes = guess_axes(data.shape, dim=dim).axes
+    return ImageSource(data, axes, channel=channel, grey=grey)
+
+
+def _resolve_region(source: ImageSource, region: Sequence[slice] | None) -> dict[str, Span]:
+    """Return start and stop per label axis."""
+    axes, shape = source.label_axes, source.label_shape
+    parts = [slice(None)] * len(axes) if region is None else list(region)
+    if len(parts) != len(axes):
+        raise ShapeError(
+            f"The region has {len(parts)} slices, and the labels have {len(axes)} axes ({axes}). "
+            "Give one slice per axis."
+        )
+    bounds = {}
+    for axis, size, part in zip(axes, shape, parts, strict=True):
+        span = Span(
+            0 if part.start is None else part.start, size if part.stop is None else part.stop
+        )
+        if not 0 <= span.start < span.stop <= size or part.step not in (None, 1):
+            raise ShapeError(
+                f"The region {span.start}:{span.stop} on axis {axis} must be a non-empty, contiguous "
+                f"part of 0:{size}. Choose a region inside the image."
+            )
+        bounds[axis] = span
+    return bounds
+
+
+def _warnings(model: Model, plan: TilePlan) -> tuple[str, ...]:
+    config = model.spec.config
+    if config.tiles_exactly or len(plan) == 1:
+        return ()
+    return (
+        f"The model uses {config.normalization} normalization, whose statistics come from each "
+        f"tile: results can differ at the borders of the {len(plan)} tiles, however large the "
+        "halo. The difference is measured after the run. One tile that holds the whole image "
+        "avoids it; so does a model with batch normalization.",
+    )

@@ -1,0 +1,82 @@
+"""How large a tile fits in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+from unetari.core.config import UNetConfig
+from unetari.core.tiles import Reach
+
+_BYTES = 4  # float32
+_LIVE_FEATURES = 7
+"""Copies of the first level's features that are alive at the peak.
+
+In the last decoder block: the skip, the upsampled features, their concatenation
+(twice the size), one convolution's result and its activation; the deeper levels
+add up to less than one more. Measured on 2D and 3D networks: 6 to 6.8.
+"""
+_SHARE_OF_FREE_MEMORY = 0.5
+_MOST_ELEMENTS = 2**31 - 1  # per tensor: many kernels index with 32 bits
+_CPU_TILE = {2: 768, 3: 128}
+"""Largest tile on a CPU, per axis: larger ones save little work and show results later."""
+
+
+def bytes_per_voxel(config: UNetConfig) -> int:
+    """Estimate the peak memory of one forward pass, in bytes per voxel of a tile.
+
+    Input, scores, probabilities and labels are counted, weights are not.
+    """
+    features = _LIVE_FEATURES * config.start_filters
+    return _BYTES * (config.in_channels + features + 2 * config.out_channels + 1)
+
+
+def choose_tile_shape(
+    shape: Sequence[int], config: UNetConfig, *, free: int, on_cpu: bool
+) -> tuple[int, ...]:
+    """Choose the largest outer size of a tile.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        Size of the image in voxels, ([Z,] Y, X).
+    config : UNetConfig
+        The network.
+    free : int
+        Free memory of the device, in bytes; half of it is used.
+    on_cpu : bool
+        Whether the network runs on the CPU.
+
+    Returns
+    -------
+    tuple of int
+        Size per axis, ([Z,] Y, X). Not smaller than the smallest tile of the
+        network, even where that may not fit.
+    """
+    reach = Reach.of(config)
+    widest = 2 * config.start_filters
+    voxels = min(free * _SHARE_OF_FREE_MEMORY // bytes_per_voxel(config), _MOST_ELEMENTS // widest)
+    largest = _CPU_TILE[config.dim] if on_cpu else max(shape) + reach.smallest_tile
+    tile = [min(max(largest, reach.smallest_tile), reach.smallest_tile + size) for size in shape]
+    while prod(tile) > voxels:
+        smaller = shrink(tile, config)
+        if smaller is None:
+            break
+        tile = list(smaller)
+    return tuple(tile)
+
+
+def shrink(tile_shape: Sequence[int], config: UNetConfig) -> tuple[int, ...] | None:
+    """Shorten the longest axis of a tile that can be shortened by a quarter.
+
+    Returns
+    -------
+    tuple of int or None
+        The smaller tile; None if every axis is at the network's minimum.
+    """
+    smallest = Reach.of(config).smallest_tile
+    longest = max(range(len(tile_shape)), key=lambda axis: tile_shape[axis])
+    if tile_shape[longest] <= smallest:
+        return None
+    shorter = max(tile_shape[longest] * 3 // 4, smallest)
+    return tuple(shorter if axis == longest else size for axis, size in enumerate(tile_shape))

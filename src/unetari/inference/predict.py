@@ -1,0 +1,341 @@
+"""Tiled prediction: `prepare` a job, `run` it tile by tile.
+
+`run` is a plain generator: the viewer, the command line and a script differ
+only in who drains it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from unetari.core.normalization import IntensityMap, fit_intensity
+from unetari.core.tiles import Span, Tile, mirror, plan_tiles
+from unetari.errors import Cancelled, OutOfMemoryError
+from unetari.inference.job import Frame, Job, prepare
+from unetari.inference.memory import shrink
+from unetari.inference.record import RunRecord, Seams
+from unetari.inference.runner import Runner, to_labels, to_scores
+from unetari.inference.seams import measure_seams
+from unetari.model.checkpoint import Model
+from unetari.model.device import resolve_device
+
+
+@dataclass(frozen=True)
+class TileResult:
+    """The finished part of one tile."""
+
+    index: int
+    """Number of the tile, from 0; parts of a tile that was split share it."""
+    total: int
+    """Number of tiles of the job."""
+    where: tuple[slice, ...]
+    """Where it belongs in an array of `Job.labels_shape`."""
+    labels: NDArray[np.unsignedinteger[Any]]
+    """Class per voxel, uint8 (uint16 beyond 256 classes), one axis per label axis."""
+    scores: NDArray[np.float32] | None
+    """Probabilities, (classes, ...), if the job asks for them."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A finished prediction."""
+
+    labels: NDArray[np.unsignedinteger[Any]]
+    """Class per voxel, with the image's axes less channels."""
+    scores: NDArray[np.float32] | None
+    """Probabilities, (classes, ...), if asked for."""
+    record: RunRecord
+    """What was done, enough to repeat it."""
+
+
+def run(
+    job: Job, *, should_stop: Callable[[], bool] = lambda: False
+) -> Generator[TileResult, None, RunRecord]:
+    """Compute a job tile by tile.
+
+    Parameters
+    ----------
+    job : Job
+        From `prepare`.
+    should_stop : callable
+        Asked often, also between the layers of the network; once true, the
+        run ends and what was yielded stays valid.
+
+    Yields
+    ------
+    TileResult
+        One per tile, or several where a tile had to be split to fit in memory.
+
+    Returns
+    -------
+    RunRecord
+        The record of the run, finished or cancelled.
+
+    Raises
+    ------
+    OutOfMemoryError
+        If not even the smallest tile fits.
+    """
+    started = time.perf_counter()
+    status: Literal["finished", "cancelled"] = "cancelled"
+    seams: Seams | None = None
+    done = 0
+    try:
+        engine = _Engine(job, should_stop)
+        for frame in job.frames:
+            for tile in job.plan:
+                for part, logits in engine.compute(frame, tile):
+                    yield engine.result(done, frame, part, logits)
+                done += 1
+        seams = engine.measure_seams()
+        status = "finished"
+    except Cancelled:
+        # An expected end; the record says so, and the caller keeps what is finished.
+        done = min(done, job.n_tiles)
+    seconds = round(time.perf_counter() - started, 3)
+    return job.record(status=status, tiles_done=done, seconds=seconds, seams=seams)
+
+
+def predict_tiles(
+    image: Any,
+    model: Model | str,
+    *,
+    axes: str | None = None,
+    channel: int | None = None,
+    grey: bool = False,
+    region: Sequence[slice] | None = None,
+    device: str = "auto",
+    tile_shape: Sequence[int] | None = None,
+    scores: bool = False,
+) -> Generator[TileResult, None, RunRecord]:
+    """Segment an image tile by tile.
+
+    The parameters and errors are those of `predict`; they are checked at once,
+    before the first tile is asked for.
+
+    Yields
+    ------
+    TileResult
+        Where it belongs, its labels, and its scores if asked for.
+
+    Examples
+    --------
+    >>> from unetari import Model, UNetConfig
+    >>> model = Model.build(UNetConfig(n_blocks=2, start_filters=4), seed=0)
+    >>> image = np.zeros((50, 70), np.uint16)
+    >>> [tile.where for tile in predict_tiles(image, model, tile_shape=(50, 56))]
+    [(slice(0, 50, None), slice(0, 36, None)), (slice(0, 50, None), slice(36, 70, None))]
+    """
+    return run(
+        prepare(
+            image,
+            model,
+            axes=axes,
+            channel=channel,
+            grey=grey,
+            region=region,
+            device=device,
+            tile_shape=tile_shape,
+            scores=scores,
+        )
+    )
+
+
+def predict(
+    image: Any,
+    model: Model | str,
+    *,
+    axes: str | None = None,
+    channel: int | None = None,
+    grey: bool = False,
+    region: Sequence[slice] | None = None,
+    device: str = "auto",
+    tile_shape: Sequence[int] | None = None,
+    scores: bool = False,
+) -> Prediction:
+    """Segment an image.
+
+    Parameters
+    ----------
+    image : array-like or ImageSource
+        numpy, dask or zarr array of any real dtype.
+    model : Model or str
+        A loaded model, the name of a bundled one, or a path.
+    axes, channel, grey, region, device, tile_shape, scores
+        As in `unetari.inference.job.prepare`.
+
+    Returns
+    -------
+    Prediction
+        `labels` has the image's axes less channels, `scores` the classes first.
+
+    Raises
+    ------
+    AxesError, ShapeError, ModelFileError, DeviceError, OutOfMemoryError
+        If the image does not fit the model, the model cannot be loaded, the
+        device does not exist, or memory does not suffice.
+
+    Examples
+    --------
+    >>> from unetari import Model, UNetConfig
+    >>> model = Model.build(UNetConfig(n_blocks=2, start_filters=4), seed=0)
+    >>> predict(np.zeros((3, 50, 70), np.uint16), model, axes="TYX").labels.shape
+    (3, 50, 70)
+    """
+    return collect(
+        prepare(
+            image,
+            model,
+            axes=axes,
+            channel=channel,
+            grey=grey,
+            region=region,
+            device=device,
+            tile_shape=tile_shape,
+            scores=scores,
+        )
+    )
+
+
+def collect(job: Job) -> Prediction:
+    """Run a job to its end and gather the results in memory."""
+    labels = np.zeros(job.labels_shape, job.labels_dtype)
+    scores = np.zeros(job.scores_shape, np.float32) if job.wants_scores else None
+    record = yield_into(run(job), labels, scores)
+    return Prediction(labels, scores, record)
+
+
+def yield_into(
+    results: Generator[TileResult, None, RunRecord], labels: Any, scores: Any = None
+) -> RunRecord:
+    """Drain a run into arrays that take slices (numpy, zarr, memory maps)."""
+    while True:
+        try:
+            result = next(results)
+        except StopIteration as end:
+            record: RunRecord = end.value
+            return record
+        labels[result.where] = result.labels
+        if scores is not None:
+            scores[(slice(None), *result.where)] = result.scores
+
+
+class _Engine:
+    """Reads, normalizes and computes the tiles of one job."""
+
+    def __init__(self, job: Job, should_stop: Callable[[], bool]) -> None:
+        self._job = job
+        self._dim = job.model.spec.config.dim
+        self._should_stop = should_stop
+        self._runner = Runner(job.model.network, resolve_device(job.device), should_stop)
+        self._intensity: tuple[Frame | None, IntensityMap] | None = None
+        self._limit = job.plan.tile_shape
+
+    def compute(self, frame: Frame, tile: Tile) -> Iterator[tuple[Tile, Tensor]]:
+        """Yield the logits of a tile's inner box, in parts once memory has run short."""
+        if self._limit == self._job.plan.tile_shape:
+            logits = self._try(frame, tile)
+            if logits is not None:
+                yield tile, logits
+                return
+        yield from self._compute_in_parts(frame, tile)
+
+    def _compute_in_parts(self, frame: Frame, tile: Tile) -> Iterator[tuple[Tile, Tensor]]:
+        config, shape = self._job.model.spec.config, self._job.plan.shape
+        parts = plan_tiles(shape, config, tile_shape=self._limit, region=tile.inner)
+        for part in parts:
+            logits = self._try(frame, part)
+            if logits is None:
+                yield from self._compute_in_parts(frame, part)
+            else:
+                yield part, logits
+
+    def _try(self, frame: Frame, tile: Tile) -> Tensor | None:
+        """Compute one tile; lower the limit and return None if it does not fit."""
+        try:
+            return self._logits(frame, tile)[(slice(None), *(s.slice for s in tile.local))]
+        except OutOfMemoryError as error:
+            smaller = shrink(tile.shape, self._job.model.spec.config)
+            if smaller is None:
+                raise OutOfMemoryError(
+                    f"{error} It is the smallest tile this network allows. Free memory, use "
+                    "another device, or a network with fewer blocks or filters."
+                ) from error
+        self._limit = smaller
+        return None
+
+    def _logits(self, frame: Frame, tile: Tile) -> Tensor:
+        """Compute the logits of a tile's whole outer box."""
+        intensity = self._intensity_of(frame)
+        if self._should_stop():
+            raise Cancelled("Stopped on request.")
+        block = self._read(frame, tile.outer)
+        return self._runner(intensity(block))
+
+    def _read(self, frame: Frame, outer: Sequence[Span]) -> NDArray[Any]:
+        """Read a box, (C, [Z,] Y, X), mirrored where it reaches past the image."""
+        indices = [mirror(span, n) for span, n in zip(outer, self._job.plan.shape, strict=True)]
+        box = [slice(int(index.min()), int(index.max()) + 1) for index in indices]
+        block = self._job.source.read(frame, box)
+        for axis, (span, index, part) in enumerate(zip(outer, indices, box, strict=True), start=1):
+            if span.slice != part:
+                block = np.take(block, index - part.start, axis=axis)
+        return block
+
+    def _intensity_of(self, frame: Frame) -> IntensityMap:
+        normalization = self._job.model.spec.normalization
+        key = frame if normalization.scope == "frame" else None
+        if self._intensity is None or self._intensity[0] != key:
+            blocks = self._job.source.iter_blocks(self._dim, key)
+            fitted = fit_intensity(normalization, self._until_stopped(blocks))
+            self._intensity = (key, fitted)
+        return self._intensity[1]
+
+    def _until_stopped(self, blocks: Iterator[NDArray[Any]]) -> Iterator[NDArray[Any]]:
+        for block in blocks:
+            if self._should_stop():
+                raise Cancelled("Stopped on request.")
+            yield block
+
+    def result(self, index: int, frame: Frame, tile: Tile, logits: Tensor) -> TileResult:
+        """Bring a tile's logits into the axes of the labels."""
+        job = self._job
+        labels = to_labels(logits).cpu().numpy()
+        scores = to_scores(logits).cpu().numpy() if job.wants_scores else None
+        spans = dict(zip(job.source.spatial_axes(self._dim), tile.inner, strict=True))
+        spans |= {axis: Span(at, at + 1) for axis, at in frame.items()}
+        where = tuple(
+            spans[axis].shifted(-part.start).slice
+            for axis, part in zip(job.source.label_axes, job.region, strict=True)
+        )
+        return TileResult(
+            index=index,
+            total=job.n_tiles,
+            where=where,
+            labels=self._to_label_axes(labels),
+            scores=None if scores is None else self._to_label_axes(scores),
+        )
+
+    def _to_label_axes(self, array: NDArray[Any]) -> NDArray[Any]:
+        """Bring ([classes,] [Z,] Y, X) into the label axes, loop axes of length 1 included."""
+        source = self._job.source
+        spatial = source.spatial_axes(self._dim)
+        lead = array.ndim - len(spatial)
+        order = [spatial.index(axis) + lead for axis in source.label_axes if axis in spatial]
+        array = array.transpose(*range(lead), *order)
+        loops = [lead + at for at, axis in enumerate(source.label_axes) if axis not in spatial]
+        return np.expand_dims(array, tuple(loops))
+
+    def measure_seams(self) -> Seams | None:
+        """Measure how neighbouring tiles disagree, where the network cannot tile exactly."""
+        if self._job.model.spec.config.tiles_exactly:
+            return None
+        frame = self._job.frames[0]
+        return measure_seams(self._job.plan, lambda tile: self._logits(frame, tile))

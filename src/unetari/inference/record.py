@@ -1,0 +1,87 @@
+"""`RunRecord`: what a run did, enough to repeat it and to write the methods section."""
+
+from __future__ import annotations
+
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Literal
+
+from pydantic import Field
+
+from unetari.core.config import FrozenModel
+from unetari.core.spec import ModelSpec
+
+
+def _versions() -> dict[str, str]:
+    packages = {name: version(name) for name in ("unetari", "torch", "numpy")}
+    return {**packages, "python": platform.python_version()}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+class Seams(FrozenModel):
+    """How much two neighbouring tiles disagree on both sides of their border."""
+
+    borders: int
+    """Number of borders that were measured."""
+    largest_difference: float
+    """Largest difference between the two tiles' probabilities, 0 to 1."""
+    mean_difference: float
+    """Mean difference between the two tiles' probabilities, 0 to 1."""
+    changed_labels: float
+    """Fraction of the voxels beside the borders that get another label."""
+
+    def __str__(self) -> str:
+        return (
+            f"At {self.borders} sampled tile borders, the result depends on where the tiles lie by up to "
+            f"{self.largest_difference:.2g} in probability ({self.mean_difference:.2g} on "
+            f"average), and {self.changed_labels:.2%} of the labels there change."
+        )
+
+
+class RunRecord(FrozenModel):
+    """A run's model, image, tiles, device and versions."""
+
+    model: ModelSpec
+    """Network options, normalization, class names and card of the model."""
+    model_source: str
+    """Where the model came from: a bundled name, or a file."""
+    model_sha256: str
+    """SHA-256 of the model file, or of the weights of a model in memory."""
+    image_shape: tuple[int, ...]
+    """Shape of the image, one entry per letter of `image_axes`."""
+    image_axes: str
+    """Meaning of the image's axes: T, C, Z, Y, X, and S for RGB samples."""
+    image_dtype: str
+    """Data type of the image."""
+    channel: int | None
+    """The channel that was used; None for all."""
+    grey: bool
+    """Whether RGB was converted to grey."""
+    region: tuple[tuple[int, int], ...]
+    """Start and stop of what was predicted, one pair per axis of the labels."""
+    tile_shape: tuple[int, ...]
+    """Outer size of the tiles in voxels, ([Z,] Y, X)."""
+    halo: int
+    """Voxels per side that a tile reads and does not write."""
+    n_tiles: int
+    """Number of tiles, over all frames."""
+    device: str
+    """The device, such as "cpu" or "cuda:0"."""
+    precision: Literal["float32"] = "float32"
+    """Floating-point format of the network."""
+    versions: dict[str, str] = Field(default_factory=_versions)
+    """Versions of unetari, torch, numpy and Python."""
+    started: str = Field(default_factory=_now)
+    """When the run started (UTC, ISO 8601)."""
+    status: Literal["planned", "finished", "cancelled"] = "planned"
+    """Whether all tiles are done."""
+    tiles_done: int = 0
+    """Number of finished tiles."""
+    seconds: float = 0.0
+    """Duration of the run."""
+    seams: Seams | None = None
+    """Measured disagreement at tile borders; None for networks that tile exactly."""

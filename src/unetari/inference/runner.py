@@ -1,0 +1,117 @@
+"""`Runner`: one network on one device."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from unetari.errors import Cancelled, OutOfMemoryError
+
+_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "backend out of memory")
+
+
+class Runner:
+    """Runs a private copy of a network; the user's own stays where it is.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Takes (N, C, [Z,] Y, X) and gives logits (N, classes, [Z,] Y, X).
+    device : torch.device
+        Where to run it.
+    should_stop : callable
+        Asked before every convolution, so that a run ends within one layer.
+    """
+
+    def __init__(
+        self, network: nn.Module, device: torch.device, should_stop: Callable[[], bool]
+    ) -> None:
+        self.device = device
+        self._should_stop = should_stop
+        self._network = copy.deepcopy(network).to(device).eval()
+        for module in self._network.modules():
+            if not list(module.children()):
+                module.register_forward_pre_hook(self._check)
+
+    def __call__(self, block: NDArray[np.float32]) -> Tensor:
+        """Compute the logits of one block.
+
+        Parameters
+        ----------
+        block : ndarray of float32, (C, [Z,] Y, X)
+            Normalized intensities.
+
+        Returns
+        -------
+        Tensor of float32, (classes, [Z,] Y, X)
+            Logits, on the device.
+
+        Raises
+        ------
+        OutOfMemoryError
+            If the device has too little memory for this block.
+        Cancelled
+            If `should_stop` said so.
+        """
+        logits = self._forward(block)
+        if logits is None:
+            # Outside the except clause: its frame kept the tensors alive.
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            shape = " x ".join(map(str, block.shape[1:]))
+            raise OutOfMemoryError(f"A tile of {shape} voxels does not fit on {self.device}.")
+        return logits
+
+    def _forward(self, block: NDArray[np.float32]) -> Tensor | None:
+        try:
+            with torch.inference_mode(), _full_precision(self.device):
+                batch = torch.from_numpy(block)[None].to(self.device)
+                logits: Tensor = self._network(batch)[0]
+                return logits
+        except (torch.OutOfMemoryError, MemoryError):
+            return None
+        except RuntimeError as error:
+            if any(phrase in str(error) for phrase in _OUT_OF_MEMORY):
+                return None
+            raise
+
+    def _check(self, *_: Any) -> None:
+        if self._should_stop():
+            raise Cancelled("Stopped on request.")
+
+
+def to_labels(logits: Tensor) -> Tensor:
+    """Decide the class of every voxel, on the device.
+
+    A single output channel means foreground where its sigmoid exceeds one half.
+
+    Returns
+    -------
+    Tensor of uint8 (uint16 beyond 256 classes), ([Z,] Y, X)
+    """
+    if logits.shape[0] == 1:
+        return (logits[0] > 0).to(torch.uint8)
+    dtype = torch.uint8 if logits.shape[0] <= 256 else torch.uint16
+    return logits.argmax(dim=0).to(dtype)
+
+
+def to_scores(logits: Tensor) -> Tensor:
+    """Turn logits into probabilities: softmax, or sigmoid of a single channel."""
+    return logits.sigmoid() if logits.shape[0] == 1 else logits.softmax(dim=0)
+
+
+@contextlib.contextmanager
+def _full_precision(device: torch.device) -> Iterator[None]:
+    """Keep cuDNN from rounding float32 convolutions to TF32, which would break exactness."""
+    if device.type != "cuda":
+        yield
+        return
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        yield
