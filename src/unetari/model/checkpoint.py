@@ -1,0 +1,243 @@
+"""`Model`: a network with its description; loading and saving."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.resources import as_file
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+
+from unetari.core.config import UNetConfig
+from unetari.core.normalization import Normalization
+from unetari.core.spec import ModelSpec
+from unetari.errors import ModelFileError, OutputExistsError
+from unetari.model.bundled import SUFFIX, bundled_file, bundled_models
+from unetari.model.formats import find_format, native
+from unetari.model.unet import Initializer, UNet
+from unetari.model.weights import LoadOptions
+
+__all__ = ["Model", "bundled_models", "load_model", "save_model"]
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A network and everything a prediction needs to know about it."""
+
+    network: UNet
+    """The network; in evaluation mode after loading."""
+    spec: ModelSpec
+    """Options, intensity normalization, class names, model card."""
+    source: str
+    """The file, the bundled name, or "built in memory"."""
+    sha256: str
+    """Hash of the file; built in memory: of the file that saving would write."""
+    notes: tuple[str, ...] = ()
+    """What was assumed about the model, a sentence each."""
+
+    @classmethod
+    def build(
+        cls,
+        config: UNetConfig | None = None,
+        *,
+        normalization: Normalization | None = None,
+        class_names: tuple[str, ...] = (),
+        initializer: Initializer = "xavier_uniform",
+        seed: int | None = None,
+    ) -> Self:
+        """Build an untrained model.
+
+        Parameters
+        ----------
+        config : UNetConfig, optional
+            Options of the network.
+        normalization : Normalization, optional
+            How intensities are mapped before they reach the network.
+        class_names : tuple of str
+            One name per label, background first; empty for default names.
+        initializer : str
+            How weights are drawn, see `UNet`.
+        seed : int, optional
+            Makes the weights repeatable; torch's own random state stays as it is.
+
+        Examples
+        --------
+        >>> model = Model.build(UNetConfig(n_blocks=2, start_filters=4), seed=0)
+        >>> model.notes
+        ('The model is untrained: its weights are random.',)
+        """
+        config = config or UNetConfig()
+        spec = ModelSpec(
+            config=config,
+            normalization=normalization or Normalization(),
+            class_names=class_names,
+        )
+        with torch.random.fork_rng(devices=[], enabled=seed is not None):
+            if seed is not None:
+                torch.manual_seed(seed)
+            network = UNet(config, initializer=initializer).eval()
+        notes = ("The model is untrained: its weights are random.",)
+        return cls.from_network(network, spec, notes=notes)
+
+    @classmethod
+    def from_network(
+        cls,
+        network: UNet,
+        spec: ModelSpec,
+        *,
+        source: str = "built in memory",
+        notes: tuple[str, ...] = (),
+    ) -> Self:
+        """Describe a network that exists in memory; its weights are hashed as they are now."""
+        digest = hashlib.sha256(native.dump(network, spec)).hexdigest()
+        return cls(network, spec, source, digest, notes)
+
+    @property
+    def config(self) -> UNetConfig:
+        """Options of the network."""
+        return self.spec.config
+
+    def replace(self, **changes: Any) -> Self:
+        """Return a model with the same network and some fields of its spec changed."""
+        spec = self.spec.replace(**changes)
+        return self.from_network(self.network, spec, source=self.source, notes=self.notes)
+
+
+def load_model(path_or_name: str | os.PathLike[str], **options: Any) -> Model:
+    """Load a model from a file, or a bundled one by its name.
+
+    Reads unetari's own .safetensors files, and state_dicts of the article's
+    network (.safetensors, .pt, .pth). No file can run code by being loaded.
+
+    Parameters
+    ----------
+    path_or_name : str or path-like
+        A file, or a name of `bundled_models`.
+    **options
+        What bare weights cannot tell: `activation`, `conv_mode`, `up_mode`,
+        `normalization` (feature normalization as text, or a `Normalization`
+        for intensities) and `class_names`.
+
+    Returns
+    -------
+    Model
+        On the CPU, in evaluation mode. Its `notes` say what was assumed.
+
+    Raises
+    ------
+    ModelFileError
+        If the file is missing, damaged, unsafe or of another architecture.
+    ConfigError
+        If an option is unknown or contradicts the file.
+    """
+    given = LoadOptions(**options)
+    with _locate(path_or_name) as path:
+        try:
+            loaded = find_format(path).load(path, given)
+            digest = _hash(path)
+        except ModelFileError as error:
+            raise ModelFileError(f"{path}: {error}") from error
+        except OSError as error:
+            raise ModelFileError(
+                f"{path}: It cannot be read ({error.strerror or error}). "
+                "Check the file and its permissions."
+            ) from error
+    return Model(loaded.network, loaded.spec, os.fspath(path_or_name), digest, loaded.notes)
+
+
+def save_model(model: Model, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+    """Save a model as one .safetensors file.
+
+    The file appears complete or not at all, and equal models give equal files.
+
+    Parameters
+    ----------
+    model : Model
+        The model; it is not changed.
+    path : str or path-like
+        The file. The suffix .safetensors is added if there is none.
+    overwrite : bool
+        Replace an existing file.
+
+    Returns
+    -------
+    Path
+        The file written.
+
+    Raises
+    ------
+    OutputExistsError
+        If the file exists and `overwrite` is false.
+    ModelFileError
+        If weights are not finite or the file cannot be written.
+    """
+    path = _check_target(Path(path), overwrite)
+    for name, tensor in model.network.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise ModelFileError(
+                f"{path}: {name} is NaN or infinite, so the model would be useless. "
+                "Train with a lower learning rate, or save an earlier checkpoint."
+            )
+    content = native.dump(model.network, model.spec)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError as error:
+        raise ModelFileError(
+            f"{path}: It cannot be written ({error.strerror or error}). "
+            "Check the folder, its permissions and the free space."
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _check_target(path: Path, overwrite: bool) -> Path:
+    path = path if path.suffix else path.with_suffix(SUFFIX)
+    if path.suffix.lower() != SUFFIX:
+        raise ModelFileError(
+            f"{path}: Models are saved as {SUFFIX}, not {path.suffix}. "
+            f"Use {path.with_suffix(SUFFIX).name}."
+        )
+    if not path.parent.is_dir():
+        raise ModelFileError(f"{path}: The folder {path.parent} does not exist. Create it first.")
+    if path.is_dir():
+        raise ModelFileError(f"{path}: It is a folder. Choose the name of a file.")
+    if path.exists() and not overwrite:
+        raise OutputExistsError(
+            f"{path} exists and is not overwritten. Choose another name or say overwrite=True."
+        )
+    return path
+
+
+@contextmanager
+def _locate(path_or_name: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield the file that a bundled name or a path stands for, once it is worth opening."""
+    bundled = bundled_file(path_or_name) if isinstance(path_or_name, str) else None
+    if bundled is not None:
+        with as_file(bundled) as path:
+            yield path
+        return
+    path = Path(path_or_name).expanduser()
+    if not path.exists():
+        names = ", ".join(bundled_models()) or "none"
+        raise ModelFileError(
+            f"{path}: There is no such file, and no bundled model of that name. "
+            f"Check the spelling; bundled models: {names}."
+        )
+    if not path.is_file():
+        raise ModelFileError(f"{path}: It is a folder, not a file. Choose the model file in it.")
+    if path.stat().st_size == 0:
+        raise ModelFileError(f"{path}: The file is empty. Copy or download it again.")
+    yield path
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

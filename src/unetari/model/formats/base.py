@@ -1,0 +1,28 @@
+"""What reading any format results in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from unetari.core.spec import ModelSpec
+from unetari.model.unet import UNet
+from unetari.model.weights import LoadOptions, Weights, build_network, infer_config
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A checked network, its description, and what was assumed about it."""
+
+    network: UNet
+    spec: ModelSpec
+    notes: tuple[str, ...] = ()
+
+
+def load_bare(weights: Weights, options: LoadOptions) -> Loaded:
+    """Build the network that bare weights belong to."""
+    config, notes = infer_config(weights, options)
+    spec = ModelSpec(config=config, **options.spec)
+    if "normalization" not in options.spec:
+        stated = f"{spec.normalization.method} {spec.normalization.low:g} to {spec.normalization.high:g}"
+        notes += (f"Intensity normalization is assumed ({stated}): the file does not tell it.",)
+    return Loaded(build_network(config, weights), spec, notes)

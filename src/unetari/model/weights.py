@@ -1,0 +1,239 @@
+"""From bare weights to a network: options inferred, everything checked, nothing half loaded."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from pydantic import model_validator
+from torch import Tensor
+
+from unetari.core.config import Activation, ConvMode, FrozenModel, UNetConfig, UpMode
+from unetari.core.normalization import Normalization
+from unetari.errors import ConfigError, ModelFileError
+from unetari.model.unet import UNet
+
+Weights = Mapping[str, Tensor]
+
+_BLOCK = re.compile(r"down_blocks\.(\d+)\.")
+_FIRST = "down_blocks.0.conv1.weight"
+_FINAL = "conv_final.weight"
+_EXPECTED = f"a unetari U-Net ({_FIRST}, ..., {_FINAL})"
+
+
+class LoadOptions(FrozenModel):
+    """What the caller knows about a model and bare weights cannot tell."""
+
+    activation: Activation | None = None
+    """Activation function, see `UNetConfig`."""
+    conv_mode: ConvMode | None = None
+    """Convolution mode, see `UNetConfig`."""
+    up_mode: UpMode | None = None
+    """Kind of interpolation, see `UNetConfig`."""
+    normalization: str | Normalization | None = None
+    """As text, feature normalization ("instance", "group8"), see `UNetConfig`; as a
+    `Normalization`, how intensities are mapped before they reach the network."""
+    class_names: tuple[str, ...] = ()
+    """One name per label, background first."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_none(cls, data: Any) -> Any:
+        # The article writes normalization=None; here None means "not given".
+        return {k: v for k, v in data.items() if v is not None} if isinstance(data, dict) else data
+
+    @property
+    def network(self) -> dict[str, str]:
+        """The given options of `UNetConfig`."""
+        names = ("activation", "conv_mode", "up_mode", "normalization")
+        values = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in values.items() if isinstance(value, str)}
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """The given fields of `ModelSpec`."""
+        given: dict[str, Any] = {}
+        if isinstance(self.normalization, Normalization):
+            given["normalization"] = self.normalization
+        if self.class_names:
+            given["class_names"] = self.class_names
+        return given
+
+
+def infer_config(weights: Weights, options: LoadOptions) -> tuple[UNetConfig, tuple[str, ...]]:
+    """Read the options of a network off its weights.
+
+    Parameters
+    ----------
+    weights : mapping of str to Tensor
+        A state_dict.
+    options : LoadOptions
+        What the weights cannot tell.
+
+    Returns
+    -------
+    config : UNetConfig
+        The options.
+    notes : tuple of str
+        What was assumed, a sentence each.
+
+    Raises
+    ------
+    ModelFileError
+        If the weights belong to another architecture.
+    ConfigError
+        If an option contradicts the weights.
+    """
+    first, final = _find_ends(weights)
+    told: dict[str, Any] = {
+        "dim": first.ndim - 2,
+        "in_channels": first.shape[1],
+        "out_channels": final.shape[0],
+        "start_filters": first.shape[0],
+        "n_blocks": 1 + max(int(m[1]) for m in map(_BLOCK.match, weights) if m),
+    }
+    choices = {
+        "activation": ("relu", "leaky", "elu"),
+        "conv_mode": ("same", "valid"),
+        "normalization": _possible_normalizations(weights, first.shape[0]),
+        "up_mode": _possible_up_modes(weights, told["dim"], told["n_blocks"]),
+    }
+    for name, value in options.network.items():
+        if value not in choices[name]:
+            raise ConfigError(
+                f"{name}={value!r} contradicts the weights, which allow "
+                f"{', '.join(choices[name])}. Leave it out or choose one of these."
+            )
+    open_choices = {n: c for n, c in choices.items() if n not in options.network and len(c) > 1}
+    notes = tuple(
+        f"{name}={values[0]!r} is assumed: the weights do not tell it from "
+        f"{', '.join(map(repr, values[1:]))}."
+        for name, values in open_choices.items()
+    )
+    assumed = {name: values[0] for name, values in choices.items()}
+    return _valid_config({**told, **assumed, **options.network}), notes
+
+
+def _find_ends(weights: Weights) -> tuple[Tensor, Tensor]:
+    first, final = weights.get(_FIRST), weights.get(_FINAL)
+    if first is None or final is None or first.ndim not in (4, 5) or final.ndim != first.ndim:
+        raise ModelFileError(
+            f"The weights belong to another architecture: found {_some(weights)}, "
+            f"expected {_EXPECTED}. Convert them, or load them with the program they come from."
+        )
+    return first, final
+
+
+def _valid_config(options: dict[str, Any]) -> UNetConfig:
+    try:
+        return UNetConfig(**options)
+    except ConfigError as error:
+        raise ModelFileError(
+            f"The weights belong to a network that cannot be built: {error} Expected {_EXPECTED}."
+        ) from error
+
+
+def _possible_normalizations(weights: Weights, start_filters: int) -> tuple[str, ...]:
+    if "down_blocks.0.norm1.running_mean" in weights:
+        return ("batch",)
+    if "down_blocks.0.norm1.weight" not in weights:
+        return ("none", "instance")
+    divisors = [n for n in range(1, start_filters + 1) if start_filters % n == 0]
+    usual = math.gcd(8, start_filters)
+    return tuple(f"group{n}" for n in sorted(divisors, key=lambda n: (n != usual, n)))
+
+
+def _possible_up_modes(weights: Weights, dim: int, n_blocks: int) -> tuple[str, ...]:
+    if n_blocks == 1 or "up_blocks.0.up.weight" in weights:
+        return ("transposed",)
+    return ("nearest", "bilinear", "bicubic") if dim == 2 else ("nearest", "trilinear")
+
+
+def build_network(config: UNetConfig, weights: Weights) -> UNet:
+    """Build the network that `config` describes around `weights`.
+
+    Nothing is allocated before names and shapes are checked, and the network
+    is handed out only when every check has passed.
+
+    Parameters
+    ----------
+    config : UNetConfig
+        The options.
+    weights : mapping of str to Tensor
+        Exactly the network's state_dict; floats of any precision, on the CPU.
+
+    Returns
+    -------
+    UNet
+        In evaluation mode, float32, on the CPU, sharing no memory with `weights`.
+
+    Raises
+    ------
+    ModelFileError
+        If names, shapes or types differ or a weight is not finite.
+    """
+    with torch.device("meta"):
+        network = UNet(config)
+    expected = network.state_dict()
+    _check_names(expected, weights)
+    _check_shapes(expected, weights)
+    checked = {name: _convert(name, weights[name], expected[name].dtype) for name in expected}
+    network.load_state_dict(checked, strict=True, assign=True)
+    return network.eval()
+
+
+def _check_names(expected: Weights, weights: Weights) -> None:
+    missing = [name for name in expected if name not in weights]
+    unknown = [name for name in weights if name not in expected]
+    if not missing and not unknown:
+        return
+    parts = []
+    if missing:
+        parts.append(f"missing {_some(missing)}")
+    if unknown:
+        parts.append(f"not expected {_some(unknown)}")
+    raise ModelFileError(
+        f"The weights do not fit the network: {'; '.join(parts)}. "
+        "Save the complete state_dict of a unetari U-Net, and nothing else."
+    )
+
+
+def _check_shapes(expected: Weights, weights: Weights) -> None:
+    wrong = [
+        f"{name} has shape {tuple(weights[name].shape)} instead of {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if weights[name].shape != tensor.shape
+    ]
+    if wrong:
+        more = f" (and {len(wrong) - 3} more)" if len(wrong) > 3 else ""
+        raise ModelFileError(
+            f"The weights do not fit the network: {'; '.join(wrong[:3])}{more}. "
+            "Its blocks must double their filters, as those of a unetari U-Net do."
+        )
+
+
+def _convert(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    # is_floating_point also holds for quantized tensors of some kinds, so the layout counts too.
+    plain = tensor.layout == torch.strided and not tensor.is_quantized and tensor.device.type == "cpu"
+    if not plain or tensor.is_floating_point() != dtype.is_floating_point or tensor.is_complex():
+        raise ModelFileError(
+            f"{name} holds {tensor.dtype} values ({tensor.layout}, {tensor.device.type}), and "
+            f"{dtype} is needed. Save the weights as ordinary float tensors."
+        )
+    converted = tensor.detach().to(dtype, copy=True).contiguous()
+    n_bad = converted.numel() - int(torch.isfinite(converted).sum())
+    if n_bad:
+        raise ModelFileError(
+            f"{name} has {n_bad} values of {converted.numel()} that are NaN or infinite in float32. "
+            "The training diverged or the file is damaged: use an earlier checkpoint."
+        )
+    return converted
+
+
+def _some(names: Iterable[str], limit: int = 3) -> str:
+    listed = list(names)
+    shown = ", ".join(str(name)[:80] for name in listed[:limit])
+    return f"{shown} (and {len(listed) - limit} more)" if len(listed) > limit else shown or "nothing"
