@@ -36,13 +36,17 @@ _WORDS = {
 }
 _MEANING = {word: letter for letter, words in _WORDS.items() for word in words}
 
-_TIME_UNITS = frozenset(
-    "s ms us µs μs ns h hr min sec second millisecond microsecond nanosecond minute hour day".split()
-)
-_LENGTH_UNITS = frozenset(
-    "m cm mm um µm μm nm pm å angstrom ångström micron inch meter metre centimeter centimetre "
-    "millimeter millimetre micrometer micrometre nanometer nanometre picometer picometre".split()
-)
+# fmt: off
+_TIME_UNITS = frozenset((
+    "s", "ms", "us", "µs", "μs", "ns", "h", "hr", "min", "sec", "second", "millisecond",
+    "microsecond", "nanosecond", "minute", "hour", "day",
+))
+_LENGTH_UNITS = frozenset((
+    "m", "cm", "mm", "um", "µm", "μm", "nm", "pm", "å", "angstrom", "ångström", "micron", "inch",
+    "meter", "metre", "centimeter", "centimetre", "millimeter", "millimetre", "micrometer",
+    "micrometre", "nanometer", "nanometre", "picometer", "picometre",
+))
+# fmt: on
 _MAX_CHANNELS = 4
 """An unlabelled axis this short, beside much longer ones, is taken for channels."""
 _MIN_PLANE = 16
