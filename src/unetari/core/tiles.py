@@ -245,6 +245,26 @@ def plan_tiles(
     return TilePlan(tuple(shape), spans, outer, reach, axes)
 
 
+def resolve_span(part: Span | slice, size: int, axis: str) -> Span:
+    """Return the start and stop of a contiguous, non-empty part of an axis.
+
+    Raises
+    ------
+    ShapeError
+        If the axis is empty, or the part is empty, stepped, or reaches outside.
+    """
+    if size < 1:
+        raise ShapeError(f"{axis.capitalize()} of the image is empty. Load an image with data.")
+    start = 0 if part.start is None else part.start
+    stop = size if part.stop is None else part.stop
+    if not 0 <= start < stop <= size or getattr(part, "step", None) not in (None, 1):
+        raise ShapeError(
+            f"The region {start}:{stop} on {axis} must be a non-empty, contiguous part of "
+            f"0:{size}. Choose a region inside the image."
+        )
+    return Span(start, stop)
+
+
 def mirror(span: Span, size: int) -> NDArray[np.intp]:
     """Return the indices that a span reads from an axis which is mirrored at its ends.
 
@@ -312,22 +332,11 @@ def _valid_axis(size: int, region: Span, largest: int | None, reach: Reach) -> I
 
 
 def _spans(shape: Sequence[int], region: Sequence[Span | slice] | None) -> tuple[Span, ...]:
-    spans = []
-    for axis, size in enumerate(shape):
-        if size < 1:
-            raise ShapeError(
-                f"Axis {axis} of shape {tuple(shape)} is empty. Load an image with data."
-            )
-        given = Span(0, size) if region is None else region[axis]
-        start = 0 if given.start is None else given.start
-        stop = size if given.stop is None else given.stop
-        if not 0 <= start < stop <= size or getattr(given, "step", None) not in (None, 1):
-            raise ShapeError(
-                f"The region {start}:{stop} on axis {axis} must be a non-empty, contiguous part of "
-                f"0:{size}. Choose a region inside the image."
-            )
-        spans.append(Span(start, stop))
-    return tuple(spans)
+    parts = [slice(None)] * len(shape) if region is None else region
+    return tuple(
+        resolve_span(part, size, f"axis {axis}")
+        for axis, (part, size) in enumerate(zip(parts, shape, strict=True))
+    )
 
 
 def _check_lengths(dim: int, **given: Sequence[object] | None) -> None:

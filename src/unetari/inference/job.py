@@ -11,12 +11,15 @@ import numpy as np
 from unetari.core.axes import guess_axes
 from unetari.core.shapes import check_shape
 from unetari.core.source import ImageSource
-from unetari.core.tiles import Span, TilePlan, plan_tiles
+from unetari.core.tiles import Span, TilePlan, plan_tiles, resolve_span
 from unetari.errors import AxesError, ShapeError
 from unetari.inference.memory import choose_tile_shape
 from unetari.inference.record import RunRecord
 from unetari.model.checkpoint import Model, load_model
 from unetari.model.device import free_memory, resolve_device
+
+Frame = Mapping[str, int]
+"""{axis: index} of the loop axes, such as {"T": 3}."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ def prepare(
     axes: str | None = None,
     channel: int | None = None,
     grey: bool = False,
-    region: Region | None = None,
+    region: Sequence[slice] | None = None,
     device: str = "auto",
     tile_shape: Sequence[int] | None = None,
     scores: bool = False,
@@ -141,14 +144,15 @@ def prepare(
         raise ShapeError(" ".join(report.problems))
     spatial = source.spatial_axes(config.dim)
     bounds = _resolve_region(source, region)
-    spans = [Span(*bounds[axis]) for axis in spatial]
     shape = source.spatial_shape(config.dim)
     chosen = resolve_device(device)
     if tile_shape is None:
         free = free_memory(chosen)
         tile_shape = choose_tile_shape(shape, config, free=free, on_cpu=chosen.type == "cpu")
-    plan = plan_tiles(shape, config, tile_shape=tile_shape, region=spans)
-    slices = tuple(slice(*bounds[axis]) for axis in source.label_axes)
+    plan = plan_tiles(
+        shape, config, tile_shape=tile_shape, region=[bounds[axis] for axis in spatial]
+    )
+    slices = tuple(bounds[axis].slice for axis in source.label_axes)
     return Job(
         source=source,
         model=model,
@@ -186,18 +190,10 @@ def _resolve_region(source: ImageSource, region: Sequence[slice] | None) -> dict
             f"The region has {len(parts)} slices, and the labels have {len(axes)} axes ({axes}). "
             "Give one slice per axis."
         )
-    bounds = {}
-    for axis, size, part in zip(axes, shape, parts, strict=True):
-        span = Span(
-            0 if part.start is None else part.start, size if part.stop is None else part.stop
-        )
-        if not 0 <= span.start < span.stop <= size or part.step not in (None, 1):
-            raise ShapeError(
-                f"The region {span.start}:{span.stop} on axis {axis} must be a non-empty, contiguous "
-                f"part of 0:{size}. Choose a region inside the image."
-            )
-        bounds[axis] = span
-    return bounds
+    return {
+        axis: resolve_span(part, size, f"axis {axis}")
+        for axis, size, part in zip(axes, shape, parts, strict=True)
+    }
 
 
 def _warnings(model: Model, plan: TilePlan) -> tuple[str, ...]:

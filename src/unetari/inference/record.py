@@ -36,9 +36,9 @@ class Seams(FrozenModel):
 
     def __str__(self) -> str:
         return (
-            f"At {self.borders} sampled tile borders, the result depends on where the tiles lie by up to "
-            f"{self.largest_difference:.2g} in probability ({self.mean_difference:.2g} on "
-            f"average), and {self.changed_labels:.2%} of the labels there change."
+            f"At {self.borders} sampled tile borders, shifting the tile changes the probability "
+            f"by up to {self.largest_difference:.2g} ({self.mean_difference:.2g} on average) and "
+            f"{self.changed_labels:.2%} of the labels."
         )
 
 

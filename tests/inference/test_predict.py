@@ -1,0 +1,234 @@
+"""Axes, regions, normalization, cancelling, memory: the way through the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import count
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from unetari import predict, predict_tiles
+from unetari.core.source import ImageSource
+from unetari.errors import AxesError, OutOfMemoryError, ShapeError
+from unetari.inference import runner
+from unetari.inference.job import prepare
+from unetari.inference.predict import collect, run, yield_into
+from unetari.model.checkpoint import Model
+
+MakeModel = Callable[..., Model]
+RNG = np.random.default_rng(0)
+
+
+def noise(*shape: int) -> Any:
+    return RNG.integers(0, 4000, shape, dtype=np.uint16)
+
+
+def test_2d_network_runs_slice_by_slice(make_model: MakeModel) -> None:
+    model = make_model(method="zscore", scope="frame")
+    image = noise(2, 3, 40, 50)
+    result = predict(image, model, axes="TZYX", device="cpu")
+    assert result.labels.shape == image.shape
+    for t, z in np.ndindex(2, 3):
+        alone = predict(image[t, z], model, axes="YX", device="cpu")
+        np.testing.assert_array_equal(result.labels[t, z], alone.labels)
+
+
+def test_3d_network_runs_over_time(make_model: MakeModel) -> None:
+    model = make_model(dim=3, n_blocks=2, method="minmax", scope="frame")
+    image = noise(2, 12, 20, 24)
+    result = predict(image, model, axes="TZYX", device="cpu")
+    alone = predict(image[1], model, axes="ZYX", device="cpu")
+    np.testing.assert_array_equal(result.labels[1], alone.labels)
+
+
+def test_axes_in_any_order(make_model: MakeModel) -> None:
+    model = make_model(in_channels=2, method="minmax")
+    image = noise(4, 2, 40, 50)
+    result = predict(image, model, axes="ZCYX", device="cpu").labels
+    moved = predict(np.moveaxis(image, (0, 1), (2, 0)), model, axes="CYZX", device="cpu").labels
+    np.testing.assert_array_equal(np.moveaxis(moved, 1, 0), result)
+
+
+def test_selected_channel_and_grey(make_model: MakeModel) -> None:
+    model = make_model()
+    image = noise(3, 40, 50)
+    chosen = predict(image, model, axes="CYX", channel=1, device="cpu").labels
+    np.testing.assert_array_equal(chosen, predict(image[1], model, axes="YX", device="cpu").labels)
+    rgb = np.moveaxis(image, 0, -1)
+    assert predict(rgb, model, axes="YXS", grey=True, device="cpu").labels.shape == (40, 50)
+
+
+def test_three_channels_into_one_is_refused_before_work(make_model: MakeModel) -> None:
+    with pytest.raises(ShapeError, match="3 channels"):
+        prepare(noise(3, 40, 50), make_model(), axes="CYX")
+
+
+def test_region_gives_the_values_of_the_whole_image(make_model: MakeModel) -> None:
+    model = make_model(method="percentile")
+    image = noise(3, 150, 170)
+    whole = predict(image, model, axes="ZYX", scores=True, device="cpu")
+    region = (slice(1, 2), slice(37, 101), slice(3, 169))
+    part = predict(image, model, axes="ZYX", region=region, scores=True, device="cpu")
+    assert part.labels.shape == (1, 64, 166)
+    assert whole.scores is not None
+    np.testing.assert_allclose(part.scores, whole.scores[(slice(None), *region)], atol=1e-5)
+
+
+def test_slice_of_a_volume_sees_its_neighbours(make_model: MakeModel) -> None:
+    model = make_model(dim=3, n_blocks=2)
+    image = noise(30, 40, 44).astype(np.float32) / 4000
+    whole = predict(image, model, axes="ZYX", scores=True, device="cpu").scores
+    region = (slice(14, 15), slice(None), slice(None))
+    part = predict(image, model, axes="ZYX", region=region, scores=True, device="cpu").scores
+    assert whole is not None
+    np.testing.assert_allclose(part, whole[:, 14:15], atol=1e-5)
+
+
+@pytest.mark.parametrize("region", [(slice(0, 0), slice(None)), (slice(None),)])
+def test_bad_region(make_model: MakeModel, region: tuple[slice, ...]) -> None:
+    with pytest.raises(ShapeError, match="region"):
+        prepare(noise(40, 50), make_model(), axes="YX", region=region)
+
+
+@pytest.mark.parametrize("method", ["percentile", "zscore", "minmax"])
+def test_normalization_does_not_see_the_tiling(make_model: MakeModel, method: str) -> None:
+    model = make_model(method=method)
+    image = noise(150, 170)
+    image[:60] //= 40
+    few = predict(image, model, scores=True, device="cpu")
+    many = predict(image, model, scores=True, tile_shape=(56, 60), device="cpu")
+    assert many.record.n_tiles > few.record.n_tiles
+    np.testing.assert_allclose(few.scores, many.scores, atol=1e-5)
+
+
+def test_non_finite_values_do_not_spread(make_model: MakeModel) -> None:
+    image = noise(60, 60).astype(np.float32)
+    image[3, 4], image[20, 21], image[40, 41] = np.nan, np.inf, -np.inf
+    result = predict(image, make_model(method="percentile"), scores=True, device="cpu")
+    assert np.isfinite(result.scores).all()  # type: ignore[arg-type]
+
+
+def test_single_output_channel_is_a_sigmoid(make_model: MakeModel) -> None:
+    result = predict(noise(40, 50) / 4000, make_model(out_channels=1), scores=True, device="cpu")
+    assert result.scores is not None
+    assert result.scores.shape == (1, 40, 50)
+    np.testing.assert_array_equal(result.labels, result.scores[0] > 0.5)
+
+
+def test_more_than_256_classes_take_two_bytes(make_model: MakeModel) -> None:
+    job = prepare(noise(16, 16), make_model(out_channels=300, n_blocks=1), device="cpu")
+    assert job.labels_dtype == np.uint16
+    assert collect(job).labels.dtype == np.uint16
+
+
+def test_the_users_model_is_left_alone(make_model: MakeModel) -> None:
+    model = make_model()
+    model.network.train()
+    before = {name: value.clone() for name, value in model.network.state_dict().items()}
+    predict(noise(40, 50), model, device="cpu")
+    assert model.network.training
+    for name, value in model.network.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_source_and_axes_do_not_mix(make_model: MakeModel) -> None:
+    with pytest.raises(AxesError, match="ImageSource"):
+        predict(ImageSource(noise(40, 50), "YX"), make_model(), axes="YX")
+
+
+def test_record_tells_what_was_done(make_model: MakeModel) -> None:
+    model = make_model(method="percentile")
+    result = predict(noise(150, 170), model, tile_shape=(64, 64), device="cpu")
+    record = result.record
+    assert record.status == "finished"
+    assert record.tiles_done == record.n_tiles > 1
+    assert record.model == model.spec
+    assert record.model_sha256 == model.sha256
+    assert type(record)(**record.model_dump(mode="json")) == record
+
+
+def test_cancel_before_the_first_tile(make_model: MakeModel) -> None:
+    job = prepare(noise(150, 170), make_model(method="zscore"), device="cpu")
+    labels = np.zeros(job.labels_shape, np.uint8)
+    record = yield_into(run(job, should_stop=lambda: True), labels)
+    assert record.status == "cancelled"
+    assert record.tiles_done == 0
+
+
+def test_cancel_between_layers_keeps_finished_tiles(make_model: MakeModel) -> None:
+    model = make_model()
+    job = prepare(noise(150, 170), model, tile_shape=(64, 64), device="cpu")
+    asked = count()
+    layers = sum(1 for module in model.network.modules() if not list(module.children()))
+    stop_within_third_tile = 2 * layers + layers // 2
+    results = run(job, should_stop=lambda: next(asked) > stop_within_third_tile)
+    finished = list(results)
+    assert 0 < len(finished) < job.n_tiles
+
+
+def fail_above(voxels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = runner.Runner._forward
+
+    def limited(self: runner.Runner, block: Any) -> Any:
+        return None if block[0].size > voxels else forward(self, block)
+
+    monkeypatch.setattr(runner.Runner, "_forward", limited)
+
+
+def test_out_of_memory_shrinks_the_tile(
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model(method="percentile")
+    image = noise(201, 333)
+    expected = predict(image, model, scores=True, device="cpu")
+    fail_above(90 * 90, monkeypatch)
+    job = prepare(image, model, scores=True, device="cpu")
+    written = np.zeros(job.labels_shape, int)
+    for result in run(job):
+        written[result.where] += 1
+    assert (written == 1).all()
+    np.testing.assert_allclose(collect(job).scores, expected.scores, atol=1e-5)
+
+
+def test_out_of_memory_at_the_smallest_tile_is_an_error(
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_above(10, monkeypatch)
+    with pytest.raises(OutOfMemoryError, match="smallest tile"):
+        predict(noise(150, 170), make_model(), device="cpu")
+
+
+@pytest.mark.parametrize("normalization", ["instance", "group2"])
+@pytest.mark.parametrize("conv_mode", ["same", "valid"])
+def test_inexact_networks_warn_and_measure(
+    make_model: MakeModel, normalization: str, conv_mode: str
+) -> None:
+    model = make_model(normalization=normalization, conv_mode=conv_mode, n_blocks=2)
+    image = noise(150, 170) / 4000
+    job = prepare(image, model, tile_shape=(88, 88), device="cpu")
+    assert normalization in job.warnings[0]
+    seams = collect(job).record.seams
+    assert seams is not None
+    assert seams.borders > 0
+    assert 0 < seams.mean_difference <= seams.largest_difference <= 1
+    assert "tile borders" in str(seams)
+
+
+def test_inexact_network_in_one_tile_needs_no_warning(make_model: MakeModel) -> None:
+    job = prepare(noise(40, 50), make_model(normalization="instance"), device="cpu")
+    assert job.warnings == ()
+    assert collect(job).record.seams is None
+
+
+def test_exact_networks_have_no_seams(make_model: MakeModel) -> None:
+    job = prepare(noise(150, 170), make_model(), tile_shape=(64, 64), device="cpu")
+    assert job.warnings == ()
+    assert collect(job).record.seams is None
+
+
+def test_errors_come_before_the_first_tile(make_model: MakeModel) -> None:
+    with pytest.raises(ShapeError, match="Tile size 8"):
+        predict_tiles(noise(150, 170), make_model(), tile_shape=(8, 8))
