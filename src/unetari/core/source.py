@@ -246,7 +246,7 @@ class ImageSource:
 
     def _check_part(self, letter: str, part: slice) -> None:
         size = self.size.get(letter, 0)
-        if not (0 <= (part.start or 0) and (part.stop is None or part.stop <= size)):
+        if not ((part.start or 0) >= 0 and (part.stop is None or part.stop <= size)):
             raise ShapeError(
                 f"The box {part.start}:{part.stop} reaches beyond axis {letter}, which has "
                 f"{size} px. Read within the image and mirror what lies outside."
