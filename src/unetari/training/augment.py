@@ -1,0 +1,121 @@
+"""Random changes to training patches, with MONAI: the same for image and labels."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unetari.errors import MissingExtraError
+from unetari.training.data import Sample, draw_window
+from unetari.training.options import Augmentation, TrainingOptions
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+try:
+    from monai import transforms as mt
+except ImportError as error:
+    raise MissingExtraError("monai", "train", "Training") from error
+
+
+def draw_patch(
+    sample: Sample, options: TrainingOptions, rng: np.random.Generator, intensity: Any
+) -> tuple[Tensor, Tensor]:
+    """Cut a random, augmented patch out of a sample.
+
+    Parameters
+    ----------
+    sample : Sample
+        The image and its labels.
+    options : TrainingOptions
+        Patch size and augmentation.
+    rng : numpy.random.Generator
+        Decides everything about the patch.
+    intensity : callable
+        From `intensity_changes`.
+
+    Returns
+    -------
+    image : (C, [Z,] Y, X) float32 tensor
+    labels : (1, [Z,] Y, X) float32 tensor of whole numbers
+    """
+    augmentation, patch = options.augmentation, options.patch
+    warps = rng.random() < augmentation.affine
+    margin = augmentation.zoom * augmentation.stretch if warps else 1.0
+    window = [2 * math.ceil(size * margin / 2) if warps else size for size in patch]
+    image, labels = draw_window(sample, patch, window, rng, foreground=options.foreground)
+    labels = labels[np.newaxis].astype(np.float32)
+    if warps:
+        image, labels = warp(image, labels, patch, augmentation, rng)
+    image, labels = turn(image, labels, augmentation, rng)
+    intensity.set_random_state(seed=int(rng.integers(2**31)))
+    changed = intensity(np.ascontiguousarray(image))
+    return mt.ToTensor(track_meta=False)(changed), mt.ToTensor(track_meta=False)(labels.copy())
+
+
+def warp(
+    image: NDArray[np.float32],
+    labels: NDArray[np.float32],
+    patch: tuple[int, ...],
+    augmentation: Augmentation,
+    rng: np.random.Generator,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Rotate in the plane and zoom a window, and return its central patch.
+
+    Both arrays are (C, [Z,] Y, X); labels are taken from the nearest voxel.
+    """
+    axes = len(patch)
+    zoom = math.log(augmentation.zoom)
+    stretch = math.log(augmentation.stretch)
+    scale = np.exp(rng.uniform(-zoom, zoom) + rng.uniform(-stretch, stretch, axes))
+    angle = float(rng.uniform(-math.pi, math.pi))
+    affine = mt.Affine(
+        # In 3D the first of the three angles turns around z, the first axis.
+        rotate_params=angle if axes == 2 else (angle, 0.0, 0.0),
+        scale_params=tuple(scale.tolist()),
+        spatial_size=patch,
+        padding_mode="reflection",
+        image_only=True,
+    )
+    return (
+        np.asarray(affine(image, mode="bilinear"), np.float32),
+        np.asarray(affine(labels, mode="nearest"), np.float32),
+    )
+
+
+def turn(
+    image: NDArray[np.float32],
+    labels: NDArray[np.float32],
+    augmentation: Augmentation,
+    rng: np.random.Generator,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Flip along random axes and rotate by a random multiple of 90 degrees in the plane."""
+    flips = [axis for axis in range(1, image.ndim) if rng.random() < 0.5]
+    turns = int(rng.integers(4))
+    if augmentation.flip and flips:
+        image, labels = np.flip(image, flips), np.flip(labels, flips)
+    if augmentation.turn and image.shape[-1] == image.shape[-2]:
+        image, labels = (np.rot90(array, turns, axes=(-2, -1)) for array in (image, labels))
+    return image, labels
+
+
+def intensity_changes(augmentation: Augmentation) -> mt.Compose:
+    """Return the random changes of intensity: blur, gamma, brightness, offset, noise.
+
+    They expect an image (C, [Z,] Y, X) normalized to about 0..1.
+    """
+    strength, often = augmentation.strength, augmentation.intensity
+    gamma = 1 + strength
+    blur = (0.3, 0.3 + 1.2 * strength)
+    return mt.Compose(
+        [
+            mt.RandGaussianSmooth(blur, blur, blur, prob=augmentation.blur),
+            mt.RandAdjustContrast(prob=often, gamma=(1 / gamma, gamma)),
+            mt.RandScaleIntensity(factors=0.5 * strength, prob=often),
+            mt.RandShiftIntensity(offsets=0.1 * strength, prob=often),
+            mt.RandGaussianNoise(prob=augmentation.noise, std=0.1 * strength),
+        ]
+    )

@@ -1,0 +1,246 @@
+"""Image/label pairs: found in two folders, checked, normalized, cut into patches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unetari.core.normalization import fit_intensity
+from unetari.errors import ConfigError, ImageFileError, ShapeError
+from unetari.training.options import TrainingOptions
+
+SUFFIXES = (".tif", ".tiff", ".png", ".npy", ".zarr", ".jpg", ".jpeg", ".bmp")
+"""Image files that are looked for in a folder; others are ignored."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An image file and the file with its labels."""
+
+    name: str
+    """File name without suffix, the same for both."""
+    image: Path
+    labels: Path
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A normalized image with its target, ready to cut patches from."""
+
+    name: str
+    image: NDArray[np.float32]
+    """(C, [Z,] Y, X)."""
+    labels: NDArray[np.uint16]
+    """Classes, ([Z,] Y, X)."""
+
+    @cached_property
+    def foreground(self) -> NDArray[np.intp]:
+        """Positions of foreground voxels, (n, axes); a regular selection if there are many."""
+        flat = np.flatnonzero(self.labels)
+        step = max(1, flat.size // 4096)
+        return np.stack(np.unravel_index(flat[::step], self.labels.shape), axis=1)
+
+
+def find_pairs(images: str | Path, labels: str | Path) -> tuple[Pair, ...]:
+    """Pair the files of two folders by their names without suffix.
+
+    Parameters
+    ----------
+    images, labels : str or Path
+        Folders. Files of other kinds than images are ignored.
+
+    Returns
+    -------
+    tuple of Pair
+        In the order of their names.
+
+    Raises
+    ------
+    ImageFileError
+        If a folder is missing or empty, a name occurs twice in a folder, or
+        a file has no partner.
+    """
+    image_files, label_files = _by_stem(Path(images)), _by_stem(Path(labels))
+    lonely = sorted(image_files.keys() ^ label_files.keys())
+    if lonely:
+        there, missing = (images, labels) if lonely[0] in image_files else (labels, images)
+        raise ImageFileError(
+            f"{lonely[0]!r} is in {there} and has no partner in {missing} ({len(lonely)} such "
+            f"names). Each image needs a label file of the same name; move the others away."
+        )
+    return tuple(Pair(name, image_files[name], label_files[name]) for name in sorted(image_files))
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise ImageFileError(f"{folder} is no folder. Give a folder of image files.")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
+            continue
+        if path.stem in found:
+            raise ImageFileError(
+                f"{found[path.stem].name} and {path.name} in {folder} differ in their suffix "
+                "only. Pairs are made by name: rename or move one."
+            )
+        found[path.stem] = path
+    if not found:
+        raise ImageFileError(f"{folder} holds no images ({', '.join(SUFFIXES)}).")
+    return found
+
+
+def split_pairs(
+    pairs: Sequence[Pair], options: TrainingOptions
+) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
+    """Divide pairs into those to train on and those to validate on.
+
+    Raises
+    ------
+    ConfigError
+        If a held-out or excluded name matches no pair, or nothing is left on
+        one of the two sides.
+    """
+    excluded = _matching(pairs, options.exclude, "exclude")
+    pairs = [pair for pair in pairs if pair not in excluded]
+    if isinstance(options.validation, float):
+        count = max(1, round(options.validation * len(pairs)))
+        order = np.random.default_rng(options.seed).permutation(len(pairs))
+        held_out = {pairs[index] for index in order[:count]}
+    else:
+        held_out = _matching(pairs, options.validation, "validation")
+    training = tuple(pair for pair in pairs if pair not in held_out)
+    if not training or not held_out:
+        raise ConfigError(
+            f"{len(training)} pairs to train on and {len(held_out)} to validate on: at least one "
+            f"of each is needed. Add pairs, or change validation={options.validation!r}."
+        )
+    return training, tuple(pair for pair in pairs if pair in held_out)
+
+
+def _matching(pairs: Sequence[Pair], patterns: Sequence[str], option: str) -> set[Pair]:
+    found: set[Pair] = set()
+    for pattern in patterns:
+        matches = {pair for pair in pairs if fnmatchcase(pair.name, pattern)}
+        if not matches:
+            raise ConfigError(
+                f"{option}: {pattern!r} matches none of the {len(pairs)} pairs. Names are file "
+                "names without suffix; * and ? are wildcards."
+            )
+        found |= matches
+    return found
+
+
+def load_sample(pair: Pair, options: TrainingOptions) -> Sample:
+    """Read a pair, check that it fits, and normalize the image.
+
+    Raises
+    ------
+    ShapeError
+        If the image and its labels differ in size, or do not fit the network.
+    ImageFileError
+        If a file cannot be read, or the labels are empty or no classes.
+    """
+    image, labels = _read(pair.image), _read(pair.labels)
+    config = options.network
+    if image.ndim == config.dim:
+        image = image[np.newaxis]
+    if image.shape[0] != config.in_channels or image.shape[1:] != labels.shape:
+        raise ShapeError(
+            f"{pair.image}: shape {image.shape} with labels {labels.shape}. A {config.dim}D "
+            f"network with {config.in_channels} channel(s) needs images of that many axes and "
+            "channels, and labels of the same size."
+        )
+    mapping = fit_intensity(options.normalization, [image])
+    return Sample(pair.name, mapping(image), _classes(labels, pair, options))
+
+
+def _classes(labels: NDArray, pair: Pair, options: TrainingOptions) -> NDArray[np.uint16]:
+    if not labels.any():
+        raise ImageFileError(
+            f"{pair.labels} is empty: no voxel is labelled. Annotate it, or exclude "
+            f"{pair.name!r}."
+        )
+    if options.target == "foreground":
+        return (labels > 0).astype(np.uint16)
+    highest = int(labels.max())
+    if labels.min() < 0 or highest >= options.network.n_classes:
+        raise ImageFileError(
+            f"{pair.labels} has labels from {labels.min()} to {highest}, and the network has the "
+            f"classes 0 to {options.network.n_classes - 1}. Set out_channels={highest + 1}, or "
+            "target='foreground' if these are instances."
+        )
+    return labels.astype(np.uint16)
+
+
+def _read(path: Path) -> NDArray:
+    if path.suffix == ".npy":
+        return np.load(path, allow_pickle=False)
+    if path.suffix in (".tif", ".tiff"):
+        import tifffile
+
+        return tifffile.imread(path)
+    import imageio.v3 as iio
+
+    return iio.imread(path)
+
+
+def draw_window(
+    sample: Sample, patch: Sequence[int], window: Sequence[int], rng: np.random.Generator,
+    *, foreground: float,
+) -> tuple[NDArray[np.float32], NDArray[np.uint16]]:
+    """Cut a random window around a patch out of a sample.
+
+    The patch lies inside the sample wherever it fits; the window around it
+    (larger, for augmentation by rotation) and what a small sample lacks are
+    mirrored at the border.
+
+    Parameters
+    ----------
+    sample : Sample
+        The image and its labels.
+    patch, window : sequence of int
+        Sizes, ([z,] y, x); the window is at least as large as the patch.
+    rng : numpy.random.Generator
+        Source of the position.
+    foreground : float
+        Probability of a patch centred on a foreground voxel.
+
+    Returns
+    -------
+    image : (C, [Z,] Y, X) float32
+    labels : ([Z,] Y, X) uint16
+    """
+    shape = np.array(sample.labels.shape)
+    if rng.random() < foreground:
+        centre = sample.foreground[rng.integers(len(sample.foreground))]
+    else:
+        centre = rng.integers(0, shape)
+    half = np.array(patch) // 2
+    # Where the patch is larger than the sample, the two share their centre.
+    low, high = np.minimum(half, shape // 2), np.maximum(shape - half, shape // 2)
+    start = np.clip(centre, low, high) - np.array(window) // 2
+    index = [
+        mirrored(int(first), size, int(length))
+        for first, size, length in zip(start, window, shape, strict=True)
+    ]
+    grid = np.ix_(*index)
+    return np.stack([channel[grid] for channel in sample.image]), sample.labels[grid]
+
+
+def mirrored(start: int, size: int, length: int) -> NDArray[np.intp]:
+    """Return the indices start, ..., start + size - 1, mirrored into 0, ..., length - 1.
+
+    Examples
+    --------
+    >>> mirrored(-2, 7, 3).tolist()
+    [2, 1, 0, 1, 2, 1, 0]
+    """
+    period = max(1, 2 * (length - 1))
+    index = np.arange(start, start + size) % period
+    return np.minimum(index, period - index) if length > 1 else np.zeros(size, np.intp)

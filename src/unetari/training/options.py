@@ -1,0 +1,171 @@
+"""`TrainingOptions`: everything that decides what a training run does."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from unetari.core.config import FrozenModel, UNetConfig
+from unetari.core.normalization import Normalization
+from unetari.errors import ConfigError
+
+Positive = Annotated[int, Field(ge=1)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class Augmentation(FrozenModel):
+    """How training patches are varied, so that the network meets more than it was given."""
+
+    flip: bool = True
+    """Mirror along random axes."""
+    turn: bool = True
+    """Rotate by a random multiple of 90 degrees in the plane."""
+    affine: Probability = 0.4
+    """Fraction of the patches that are rotated and zoomed freely; these cost the most time."""
+    zoom: Annotated[float, Field(ge=1, le=8)] = 2.0
+    """Largest zoom factor; factors are drawn log-uniformly from 1/zoom to zoom."""
+    stretch: Annotated[float, Field(ge=1, le=4)] = 1.2
+    """Largest additional factor per axis, which makes objects longer or flatter."""
+    intensity: Probability = 0.4
+    """Fraction of the patches for each of: brightness, offset, gamma."""
+    blur: Probability = 0.2
+    """Fraction of the patches that are blurred."""
+    noise: Probability = 0.3
+    """Fraction of the patches that get Gaussian noise."""
+    strength: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """How strong changes of brightness, offset and gamma, blur and noise are at most."""
+
+
+class TrainingOptions(FrozenModel):
+    """All settings of a training run; the data are named apart from them.
+
+    Raises
+    ------
+    ConfigError
+        If an option is unknown, out of range, or impossible together with
+        another one.
+
+    Examples
+    --------
+    >>> TrainingOptions(network=UNetConfig(dim=3, n_blocks=3)).patch
+    (32, 64, 64)
+    """
+
+    network: UNetConfig = UNetConfig()
+    """Options of the network."""
+    normalization: Normalization = Normalization()
+    """Intensity normalization, stored in the model."""
+    augmentation: Augmentation = Augmentation()
+    """Random changes to the training patches."""
+    target: Literal["foreground", "classes"] = "foreground"
+    """foreground: every label above 0 counts as 1, so instance labels work;
+    classes: labels are taken as they are, from 0 to the number of classes - 1."""
+    patch_size: tuple[Positive, ...] | None = None
+    """Patch size, ([z,] y, x); None: 192 x 192 in 2D, 32 x 64 x 64 in 3D."""
+    batch_size: Positive = 8
+    """Patches per step."""
+    steps: Positive = 3000
+    """Number of optimizer steps."""
+    validate_every: Positive = 250
+    """Steps between two validations; the state for resuming is saved at each of them."""
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-3
+    """Largest learning rate: reached after a short linear rise, then lowered as a cosine to 0."""
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    """Weight decay of the AdamW optimizer."""
+    foreground: Probability = 0.5
+    """Fraction of the patches that are centred on a foreground voxel."""
+    validation: Annotated[float, Field(gt=0, lt=1)] | tuple[str, ...] = 0.15
+    """Fraction of the images to validate on, or their names (file names without suffix;
+    `*` and `?` are wildcards). In a file: a fraction, or the name of a text file with one
+    name per line. Name them if several images show the same field of view or sample."""
+    exclude: tuple[str, ...] = ()
+    """Names of images to leave out of everything, such as wrongly annotated ones."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Decides the initial weights, the patches and their augmentation."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps, ..."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the convolutions while training; bfloat16 is about twice as fast on
+    processors that support it. The weights are float32 either way."""
+    threads: Positive | None = None
+    """Number of processor threads; None: what torch chooses."""
+    name: str = ""
+    """Short name of the model."""
+    description: str = ""
+    """What the model segments, and in which images."""
+    class_names: tuple[str, ...] = ()
+    """One name per label, background first."""
+    voxel_size: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    """Voxel size of the training images, ([z,] y, x) in micrometre; empty if it varies."""
+    authors: tuple[str, ...] = ()
+    """Who made the model."""
+    license: str = ""
+    """Licence of the model (an SPDX identifier)."""
+    data_credit: str = ""
+    """The training data, its licence, and the citation it asks for."""
+
+    @model_validator(mode="after")
+    def _check_combinations(self) -> TrainingOptions:
+        if len(self.patch) != self.network.dim:
+            raise ValueError(
+                f"patch_size={self.patch_size} has {len(self.patch)} numbers for a "
+                f"{self.network.dim}D network. Give one per spatial axis."
+            )
+        odd = [size for size in self.patch if size % self.network.multiple]
+        if odd and self.network.conv_mode == "same":
+            raise ValueError(
+                f"patch_size={self.patch}: {odd[0]} is no multiple of {self.network.multiple}, "
+                f"which a network with n_blocks={self.network.n_blocks} needs. Change one of them."
+            )
+        if self.target == "foreground" and self.network.n_classes != 2:
+            raise ValueError(
+                f"target='foreground' has 2 classes, and the network has "
+                f"{self.network.n_classes}. Set target='classes', or out_channels=2."
+            )
+        return self
+
+    @property
+    def patch(self) -> tuple[int, ...]:
+        """Patch size, ([z,] y, x), with the default filled in."""
+        return self.patch_size or ((192, 192) if self.network.dim == 2 else (32, 64, 64))
+
+
+def load_options(path: str | Path) -> TrainingOptions:
+    """Read training options from a TOML file.
+
+    Parameters
+    ----------
+    path : str or Path
+        A TOML file with the fields of `TrainingOptions`, and the tables
+        `[network]`, `[normalization]` and `[augmentation]`. A file named by
+        `validation` is looked for beside it.
+
+    Raises
+    ------
+    ConfigError
+        If the file is missing, is no TOML, or has an option that cannot work.
+    """
+    path = Path(path)
+    try:
+        table: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}. Give the path of a TOML file.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is no valid TOML file: {error}.") from error
+    if isinstance(table.get("validation"), str):
+        table["validation"] = _read_names(path.parent / table["validation"])
+    return TrainingOptions(**table)
+
+
+def _read_names(path: Path) -> tuple[str, ...]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: {error.strerror}. `validation` names a text file beside the options, with "
+            "one image name per line, or is a fraction."
+        ) from error
+    return tuple(line.strip() for line in lines if line.strip() and not line.startswith("#"))
