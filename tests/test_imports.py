@@ -95,8 +95,8 @@ def imports_of(path: Path) -> set[Import]:
 
     def visit(node: ast.AST, late: bool) -> None:
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            for child in node.orelse:
-                visit(child, late)
+            for other in node.orelse:
+                visit(other, late)
             return
         if isinstance(node, ast.Import):
             found.update(Import(alias.name, late) for alias in node.names)
@@ -157,7 +157,7 @@ def test_public_names_load_and_are_listed() -> None:
 
 def test_unknown_public_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'Unet'"):
-        _ = unetari.Unet  # type: ignore[attr-defined]
+        _ = unetari.Unet
 
 
 def test_import_is_quick() -> None:

@@ -29,7 +29,8 @@ from npe2 import PluginManifest
 
 manifest = PluginManifest.from_distribution("unetari")
 found = Path(list(unetari_manifest.__path__)[0]).is_relative_to(target)
-print(json.dumps({"contributions": json.loads(manifest.contributions.model_dump_json()), "found": found}))
+contributions = json.loads(manifest.contributions.model_dump_json())
+print(json.dumps({"contributions": contributions, "found": found}))
 """
 
 
@@ -68,8 +69,8 @@ def test_every_install_registers_the_plugin(
     kind: str, built: dict[str, Path], repository: Path, tmp_path: Path
 ) -> None:
     target = tmp_path / "site"
-    options = ["--no-deps", "--no-index", "--no-build-isolation", "--quiet", "--target", target]
-    run("-m", "pip", "install", *options, built[kind], cwd=tmp_path)
+    options = ["--no-deps", "--no-index", "--no-build-isolation", "--quiet", "--target"]
+    run("-m", "pip", "install", *options, target, built[kind], cwd=tmp_path)
 
     result = json.loads(run("-c", READ_MANIFEST, target, cwd=tmp_path).splitlines()[-1])
 
