@@ -48,7 +48,7 @@ _HOMES = {
     "Normalization": "unetari.core.normalization",
     "UNet": "unetari.model.unet",
     "UNetConfig": "unetari.core.config",
-    "bundled_models": "unetari.model.checkpoint",
+    "bundled_models": "unetari.model.bundled",
     "check_shape": "unetari.core.shapes",
     "compute_max_depth": "unetari.core.shapes",
     "compute_possible_shapes": "unetari.core.shapes",

@@ -16,7 +16,7 @@ import torch
 from unetari.core.config import UNetConfig
 from unetari.core.normalization import Normalization
 from unetari.core.spec import ModelSpec
-from unetari.errors import ModelFileError, OutputExistsError
+from unetari.errors import ConfigError, ModelFileError, OutputExistsError
 from unetari.model.bundled import SUFFIX, bundled_file, bundled_models
 from unetari.model.formats import find_format, native
 from unetari.model.unet import Initializer, UNet
@@ -39,6 +39,13 @@ class Model:
     """Hash of the file; built in memory: of the file that saving would write."""
     notes: tuple[str, ...] = ()
     """What was assumed about the model, a sentence each."""
+
+    def __post_init__(self) -> None:
+        if self.network.config != self.spec.config:
+            raise ConfigError(
+                f"The network is {self.network!r}, and its spec describes {self.spec.config!r}. "
+                "Give the spec the network's own config."
+            )
 
     @classmethod
     def build(
@@ -136,18 +143,19 @@ def load_model(path_or_name: str | os.PathLike[str], **options: Any) -> Model:
         If an option is unknown or contradicts the file.
     """
     given = LoadOptions(**options)
-    with _locate(path_or_name) as path:
-        try:
+    name = os.fspath(path_or_name)
+    try:
+        with _locate(name) as path:
             loaded = find_format(path).load(path, given)
             digest = _hash(path)
-        except ModelFileError as error:
-            raise ModelFileError(f"{path}: {error}") from error
-        except OSError as error:
-            raise ModelFileError(
-                f"{path}: It cannot be read ({error.strerror or error}). "
-                "Check the file and its permissions."
-            ) from error
-    return Model(loaded.network, loaded.spec, os.fspath(path_or_name), digest, loaded.notes)
+    except ModelFileError as error:
+        raise ModelFileError(f"{name}: {error}") from error
+    except OSError as error:
+        raise ModelFileError(
+            f"{name}: It cannot be read ({error.strerror or error}). "
+            "Check the file and its permissions."
+        ) from error
+    return Model(loaded.network, loaded.spec, name, digest, loaded.notes)
 
 
 def save_model(model: Model, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
@@ -217,9 +225,9 @@ def _check_target(path: Path, overwrite: bool) -> Path:
 
 
 @contextmanager
-def _locate(path_or_name: str | os.PathLike[str]) -> Iterator[Path]:
+def _locate(path_or_name: str) -> Iterator[Path]:
     """Yield the file that a bundled name or a path stands for, once it is worth opening."""
-    bundled = bundled_file(path_or_name) if isinstance(path_or_name, str) else None
+    bundled = bundled_file(path_or_name)
     if bundled is not None:
         with as_file(bundled) as path:
             yield path
@@ -228,13 +236,13 @@ def _locate(path_or_name: str | os.PathLike[str]) -> Iterator[Path]:
     if not path.exists():
         names = ", ".join(bundled_models()) or "none"
         raise ModelFileError(
-            f"{path}: There is no such file, and no bundled model of that name. "
+            "There is no such file, and no bundled model of that name. "
             f"Check the spelling; bundled models: {names}."
         )
     if not path.is_file():
-        raise ModelFileError(f"{path}: It is a folder, not a file. Choose the model file in it.")
+        raise ModelFileError("It is a folder, not a file. Choose the model file in it.")
     if path.stat().st_size == 0:
-        raise ModelFileError(f"{path}: The file is empty. Copy or download it again.")
+        raise ModelFileError("The file is empty. Copy or download it again.")
     yield path
 
 

@@ -8,8 +8,8 @@ Ronneberger et al. (2015), https://arxiv.org/abs/1505.04597.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -131,7 +131,8 @@ class UpBlock(nn.Module):
         x = self.norm0(self.act0(x))
         x = torch.cat((x, skip), dim=1)
         x = self.norm1(self.act1(self.conv1(x)))
-        return self.norm2(self.act2(self.conv2(x)))
+        merged: Tensor = self.norm2(self.act2(self.conv2(x)))
+        return merged
 
 
 class UNet(nn.Module):
@@ -167,6 +168,11 @@ class UNet(nn.Module):
         **options: Any,
     ) -> None:
         super().__init__()
+        if not isinstance(config, UNetConfig | None):
+            raise ConfigError(
+                f"UNet got {config!r} for config. Give a UNetConfig, or every option by its "
+                "name: UNet(in_channels=1, out_channels=2)."
+            )
         if config is not None and options:
             raise ConfigError(
                 f"UNet got both a config and {', '.join(options)}. Give one of the two; "
@@ -182,14 +188,13 @@ class UNet(nn.Module):
     def initialize(self, initializer: Initializer = "xavier_uniform") -> None:
         """Draw all convolution weights anew and set their biases to zero."""
         if initializer not in _INITIALIZERS:
-            raise ConfigError(
-                f"initializer={initializer!r} is unknown. Choose one of: {', '.join(_INITIALIZERS)}."
-            )
+            choices = ", ".join(_INITIALIZERS)
+            raise ConfigError(f"initializer={initializer!r} is unknown. Choose one of: {choices}.")
         convolutions = (*_CONV.values(), *_UP_CONV.values())
         for module in self.modules():
             if isinstance(module, convolutions):
-                _INITIALIZERS[initializer](module.weight)
-                nn.init.zeros_(module.bias)
+                _INITIALIZERS[initializer](cast("Tensor", module.weight))
+                nn.init.zeros_(cast("Tensor", module.bias))
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the scores (logits) of every class.
@@ -211,7 +216,7 @@ class UNet(nn.Module):
         ShapeError
             If the number of axes or channels is wrong or a size goes odd.
         """
-        self._check_input(x)
+        self.check_input(x.shape)
         skips: list[Tensor] = []
         for block in self.down_blocks:
             x, skip = block(x)
@@ -219,18 +224,31 @@ class UNet(nn.Module):
         skips.pop()
         for block in self.up_blocks:
             x = block(skips.pop(), x)
-        return self.conv_final(x)
+        scores: Tensor = self.conv_final(x)
+        return scores
 
-    def _check_input(self, x: Tensor) -> None:
+    def check_input(self, shape: Sequence[int]) -> None:
+        """Raise ShapeError unless the network can process an input of this shape.
+
+        Parameters
+        ----------
+        shape : sequence of int
+            (N, C, [Z,] Y, X).
+        """
         config = self.config
-        if x.ndim != config.dim + 2 or x.shape[1] != config.in_channels:
+        if len(shape) != config.dim + 2 or shape[1] != config.in_channels:
             axes = "N, C, Y, X" if config.dim == 2 else "N, C, Z, Y, X"
             raise ShapeError(
                 f"The network takes ({axes}) with C = {config.in_channels}, and got "
-                f"shape {tuple(x.shape)}. Reorder or select the channels."
+                f"shape {tuple(shape)}. Reorder or select the channels."
             )
-        for size in x.shape[2:]:
-            _check_size(int(size), config)
+        deepest = [_deepest_size(int(size), config) for size in shape[2:]]
+        if config.normalization == "instance" and max(deepest) == 1:
+            raise ShapeError(
+                f"Size {tuple(shape[2:])} leaves one voxel on the deepest level, which instance "
+                "normalization cannot process. Use a larger input, fewer blocks, or batch "
+                "normalization."
+            )
 
     def __repr__(self) -> str:
         options = ", ".join(f"{name}={value!r}" for name, value in self.config)
@@ -238,22 +256,25 @@ class UNet(nn.Module):
         return f"UNet({options})  # {parameters:,} parameters"
 
 
-def _check_size(size: int, config: UNetConfig) -> None:
-    """Raise unless `size` stays even at every pooling and never vanishes."""
-    current = size
+def _deepest_size(size: int, config: UNetConfig) -> int:
+    """Return what is left of `size` on the deepest level; raise if it cannot be processed."""
     loss = 0 if config.conv_mode == "same" else 4
-    for level in range(config.n_blocks):
-        current -= loss
-        if current < 1:
+    current = size - loss
+    for level in range(config.n_blocks - 1):
+        if current % 2:
             raise ShapeError(
-                f"Size {size} is too small: nothing is left on level {level} after the valid "
-                "convolutions. Use a larger input, fewer blocks, or conv_mode='same'."
+                f"Size {size} becomes {current} on level {level} and cannot be halved. Pad "
+                f"the input so that every level pools evenly (multiple {config.multiple}), or "
+                "use unetari.predict, which does it for you."
             )
-        if level < config.n_blocks - 1:
-            if current % 2:
-                raise ShapeError(
-                    f"Size {size} becomes {current} on level {level} and cannot be halved. Pad "
-                    f"the input so that every level pools evenly (multiple {config.multiple}), or "
-                    "use unetari.predict, which does it for you."
-                )
-            current //= 2
+        current = current // 2 - loss
+    output = current
+    for _ in range(config.n_blocks - 1):
+        output = 2 * output - loss
+    # The decoder shrinks what the encoder left, so a positive end means positive all the way.
+    if output < 1:
+        raise ShapeError(
+            f"Size {size} is too small: nothing is left of it after the convolutions. Use a "
+            "larger input, fewer blocks, or conv_mode='same'."
+        )
+    return current

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from pydantic import model_validator
 from torch import Tensor
 
-from unetari.core.config import Activation, ConvMode, FrozenModel, UNetConfig, UpMode
+from unetari.core.config import UP_MODES, Activation, ConvMode, FrozenModel, UNetConfig, UpMode
 from unetari.core.normalization import Normalization
 from unetari.errors import ConfigError, ModelFileError
 from unetari.model.unet import UNet
@@ -95,9 +95,10 @@ def infer_config(weights: Weights, options: LoadOptions) -> tuple[UNetConfig, tu
         "start_filters": first.shape[0],
         "n_blocks": 1 + max(int(m[1]) for m in map(_BLOCK.match, weights) if m),
     }
+    _valid_config(told)  # before these numbers, which a file can choose freely, are used
     choices = {
-        "activation": ("relu", "leaky", "elu"),
-        "conv_mode": ("same", "valid"),
+        "activation": get_args(Activation),
+        "conv_mode": get_args(ConvMode),
         "normalization": _possible_normalizations(weights, first.shape[0]),
         "up_mode": _possible_up_modes(weights, told["dim"], told["n_blocks"]),
     }
@@ -149,7 +150,7 @@ def _possible_normalizations(weights: Weights, start_filters: int) -> tuple[str,
 def _possible_up_modes(weights: Weights, dim: int, n_blocks: int) -> tuple[str, ...]:
     if n_blocks == 1 or "up_blocks.0.up.weight" in weights:
         return ("transposed",)
-    return ("nearest", "bilinear", "bicubic") if dim == 2 else ("nearest", "trilinear")
+    return tuple(mode for mode in UP_MODES[dim] if mode != "transposed")
 
 
 def build_network(config: UNetConfig, weights: Weights) -> UNet:
@@ -216,9 +217,8 @@ def _check_shapes(expected: Weights, weights: Weights) -> None:
 
 
 def _convert(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    # is_floating_point also holds for quantized tensors of some kinds, so the layout counts too.
-    plain = tensor.layout == torch.strided and not tensor.is_quantized and tensor.device.type == "cpu"
-    if not plain or tensor.is_floating_point() != dtype.is_floating_point or tensor.is_complex():
+    plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
+    if not plain or tensor.is_floating_point() != dtype.is_floating_point:
         raise ModelFileError(
             f"{name} holds {tensor.dtype} values ({tensor.layout}, {tensor.device.type}), and "
             f"{dtype} is needed. Save the weights as ordinary float tensors."
@@ -227,8 +227,8 @@ def _convert(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     n_bad = converted.numel() - int(torch.isfinite(converted).sum())
     if n_bad:
         raise ModelFileError(
-            f"{name} has {n_bad} values of {converted.numel()} that are NaN or infinite in float32. "
-            "The training diverged or the file is damaged: use an earlier checkpoint."
+            f"{name} has {n_bad} values of {converted.numel()} that are NaN or infinite in "
+            "float32. The training diverged or the file is damaged: use an earlier checkpoint."
         )
     return converted
 
@@ -236,4 +236,6 @@ def _convert(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
 def _some(names: Iterable[str], limit: int = 3) -> str:
     listed = list(names)
     shown = ", ".join(str(name)[:80] for name in listed[:limit])
-    return f"{shown} (and {len(listed) - limit} more)" if len(listed) > limit else shown or "nothing"
+    if len(listed) > limit:
+        return f"{shown} (and {len(listed) - limit} more)"
+    return shown or "nothing"

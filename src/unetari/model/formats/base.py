@@ -23,6 +23,7 @@ def load_bare(weights: Weights, options: LoadOptions) -> Loaded:
     config, notes = infer_config(weights, options)
     spec = ModelSpec(config=config, **options.spec)
     if "normalization" not in options.spec:
-        stated = f"{spec.normalization.method} {spec.normalization.low:g} to {spec.normalization.high:g}"
+        assumed = spec.normalization
+        stated = f"{assumed.method} {assumed.low:g} to {assumed.high:g}"
         notes += (f"Intensity normalization is assumed ({stated}): the file does not tell it.",)
     return Loaded(build_network(config, weights), spec, notes)

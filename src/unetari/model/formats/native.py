@@ -59,7 +59,7 @@ def dump(network: UNet, spec: ModelSpec) -> bytes:
 def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     try:
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:
-            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in file}
     except safetensors.SafetensorError as error:
         raise ModelFileError(
             f"The safetensors file is truncated or damaged ({error}). Copy or download it again."

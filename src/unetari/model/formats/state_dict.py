@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pickle
+import pickletools
 import re
+import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +21,19 @@ from unetari.model.weights import LoadOptions, Weights
 NAME = "PyTorch state_dict (.pt, .pth)"
 
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
+_SUFFIXES = (".pt", ".pth", ".pytorch")
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
+_REASON = re.compile(r"WeightsUnpickler error: (.+)")
 _WRAPPERS = ("state_dict", "model_state_dict")
 _PREFIXES = ("module.", "_orig_mod.")
 _SAVE = "torch.save(model.state_dict(), path)"
 
 
 def sniff(path: Path) -> bool:
-    """Whether `path` starts like a zip archive or a pickle, which torch.save writes."""
+    """Whether `path` starts like a zip archive or a pickle, or is named like a state_dict."""
     with path.open("rb") as file:
-        return file.read(4).startswith((_ZIP, _PICKLE))
+        start = file.read(len(_ZIP))
+    return start.startswith((_ZIP, _PICKLE)) or path.suffix.lower() in _SUFFIXES
 
 
 def load(path: Path, options: LoadOptions) -> Loaded:
@@ -44,8 +49,11 @@ def _check_archive(path: Path) -> None:
     """Refuse TorchScript and archives that unpack to more than they are, before torch reads."""
     if not zipfile.is_zipfile(path):
         return
-    with zipfile.ZipFile(path) as archive:
-        entries = archive.infolist()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise _unreadable(str(error)) from error
     if any(Path(entry.filename).name == "constants.pkl" for entry in entries):
         raise ModelFileError(
             "It is a TorchScript program of another architecture, and a unetari state_dict was "
@@ -60,32 +68,69 @@ def _check_archive(path: Path) -> None:
 
 def _unpickle(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # Torch's advice on pickle protocols is not for the user; refusals are raised below.
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
     except pickle.UnpicklingError as error:
-        wanted = _GLOBAL.search(str(error))
-        if wanted is None:
-            raise _damaged(error) from error
-        raise ModelFileError(
-            f"Opening it would run code: it asks for {wanted[1]}, and only plain weights are "
-            f"loaded. If you trust its author, load it in the program it comes from and save "
-            f"the weights alone with {_SAVE}."
-        ) from error
+        raise _refused(path, str(error)) from error
     except Exception as error:  # damaged bytes make torch's reader fail in any way
-        raise _damaged(error) from error
+        raise _unreadable(str(error) or type(error).__name__) from error
 
 
-def _damaged(error: Exception) -> ModelFileError:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
+def _refused(path: Path, message: str) -> ModelFileError:
+    """Say what a pickle asked for beyond plain weights, if that is why torch refused it."""
+    wanted = _GLOBAL.search(message)
+    asked = wanted[1] if wanted else next(_foreign_globals(path), None)
+    if asked is None:
+        # The rest of torch's message advises to switch its protection off.
+        reason = _REASON.search(message)
+        return _unreadable(reason[1] if reason else "broken pickle")
     return ModelFileError(
-        f"The PyTorch file is truncated or damaged ({lines[0]}). Copy or download it again, "
-        f"or save it again with {_SAVE}."
+        f"Opening it would run code: it asks for {asked}, and only plain weights are "
+        f"loaded. If you trust its author, load it in the program it comes from and save "
+        f"the weights alone with {_SAVE}."
+    )
+
+
+def _foreign_globals(path: Path) -> Iterator[str]:
+    """Yield the names that a plain pickle of any protocol imports, without running it."""
+    texts: list[str] = []
+    try:
+        for opcode, argument, _ in pickletools.genops(path.read_bytes()):
+            if opcode.name == "GLOBAL":
+                yield str(argument).replace(" ", ".")
+            elif opcode.name == "STACK_GLOBAL":
+                yield ".".join(texts[-2:])
+            elif isinstance(argument, str):
+                texts.append(argument)
+    except ValueError:
+        return  # not a pickle to its end: the caller reports a damaged file
+
+
+def _unreadable(detail: str) -> ModelFileError:
+    lines = detail.strip().splitlines() or ["no detail"]
+    return ModelFileError(
+        "PyTorch cannot read it; it is truncated, damaged or another kind of file "
+        f"({lines[0]}). Copy or download it again, or save it again with {_SAVE}."
     )
 
 
 def _find_weights(content: Any) -> Weights:
+    """Take the tensors out of what was unpickled, whatever training scripts wrap around them."""
     for wrapper in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
+    weights = _check_tensors(content)
+    for prefix in _PREFIXES:
+        if all(name.startswith(prefix) for name in weights):
+            weights = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
+    return weights
+
+
+def _check_tensors(content: Any) -> dict[str, Tensor]:
     if not isinstance(content, Mapping):
         raise ModelFileError(
             f"It holds a {type(content).__name__}, and a state_dict was expected. "
@@ -97,10 +142,7 @@ def _find_weights(content: Any) -> Weights:
                 f"Its entry {name!r} is a {type(value).__name__}, and a state_dict holds only "
                 f"named tensors. Save the weights alone with {_SAVE}."
             )
-    for prefix in _PREFIXES:
-        if content and all(name.startswith(prefix) for name in content):
-            content = {name.removeprefix(prefix): value for name, value in content.items()}
-    return content
+    return dict(content)
 
 
 def _check_claimed_size(weights: Weights, path: Path) -> None:

@@ -1,0 +1,163 @@
+"""Devices: which exist, which one to use, how much memory is free."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import torch
+
+from unetari.errors import DeviceError
+
+_GIB = 2**30
+
+
+def available_devices() -> tuple[str, ...]:
+    """Return the devices of this machine, the fastest first.
+
+    Returns
+    -------
+    tuple of str
+        Such as ("cuda:0", "cuda:1", "cpu"), ("mps", "cpu") or ("cpu",).
+    """
+    devices = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        devices.append("mps")
+    return (*devices, "cpu")
+
+
+def resolve_device(name: str | torch.device = "auto") -> torch.device:
+    """Return the device called `name`.
+
+    Parameters
+    ----------
+    name : str or torch.device
+        "auto" for the first of `available_devices`, or one of them; "cuda"
+        is the first of the CUDA devices.
+
+    Returns
+    -------
+    torch.device
+
+    Raises
+    ------
+    DeviceError
+        If this machine has no such device.
+
+    Examples
+    --------
+    >>> resolve_device("cpu")
+    device(type='cpu')
+    """
+    choices = available_devices()
+    wanted = str(name).strip().lower()
+    if wanted == "auto":
+        return torch.device(choices[0])
+    if wanted == "cuda":
+        wanted = "cuda:0"
+    if wanted not in choices:
+        raise DeviceError(
+            f"device={str(name)!r} does not exist on this machine. "
+            f"Choose one of: auto, {', '.join(choices)}."
+        )
+    return torch.device(wanted)
+
+
+def free_memory(device: str | torch.device) -> int:
+    """Return how much memory is free on a device.
+
+    Parameters
+    ----------
+    device : str or torch.device
+        A device of this machine.
+
+    Returns
+    -------
+    int
+        Bytes. On the CPU, limits of the container or job (cgroups) count; on
+        CUDA, memory that torch has reserved and does not use counts as free.
+    """
+    device = resolve_device(device)
+    if device.type == "cuda":
+        free: int = torch.cuda.mem_get_info(device)[0]
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    available: int = psutil.virtual_memory().available
+    if device.type == "mps":
+        # The GPU shares the memory of the machine, up to a limit of its own.
+        limit = torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+        return max(0, min(available, limit))
+    return min([available, *_cgroup_memory()])
+
+
+def describe_device(device: str | torch.device) -> str:
+    """Return the name of a device and its free memory, for people.
+
+    Parameters
+    ----------
+    device : str or torch.device
+        A device of this machine, or "auto".
+
+    Returns
+    -------
+    str
+        Such as "CPU (x86_64, 8 threads), 12.3 GiB free".
+    """
+    device = resolve_device(device)
+    free = f"{free_memory(device) / _GIB:.1f} GiB free"
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)} ({device}), {free}"
+    if device.type == "mps":
+        return f"Apple GPU (mps), {free}"
+    return f"CPU ({platform.machine()}, {os.cpu_count()} threads), {free}"
+
+
+def _cgroup_memory() -> Iterator[int]:
+    """Yield the bytes left under each memory limit that Linux puts on this process."""
+    if not sys.platform.startswith("linux"):
+        return
+    for folder, limit_name, usage_name in _cgroup_folders():
+        limit = _read_number(folder / limit_name)
+        usage = _read_number(folder / usage_name)
+        if limit is not None and usage is not None:
+            yield max(0, limit - usage + _reclaimable(folder))
+
+
+def _cgroup_folders() -> Iterator[tuple[Path, str, str]]:
+    """Yield the groups that this process is in, with the names of their limit and usage files."""
+    root = Path("/sys/fs/cgroup")
+    for line in _read_lines(Path("/proc/self/cgroup")):
+        _, controllers, own = line.split(":", 2)
+        if not controllers:  # version 2
+            base, names = root, ("memory.max", "memory.current")
+        elif "memory" in controllers.split(","):
+            base, names = root / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        else:
+            continue
+        parts = Path(own.lstrip("/")).parts
+        for depth in range(len(parts) + 1):
+            yield base.joinpath(*parts[:depth]), *names
+
+
+def _reclaimable(folder: Path) -> int:
+    """Return the bytes of cached files, which count as used and are given back on demand."""
+    for line in _read_lines(folder / "memory.stat"):
+        name, _, value = line.partition(" ")
+        if name == "inactive_file":
+            return int(value)
+    return 0
+
+
+def _read_number(path: Path) -> int | None:
+    text = "".join(_read_lines(path))
+    return int(text) if text.isdecimal() else None  # "max": no limit
+
+
+def _read_lines(path: Path) -> list[str]:
+    try:
+        return path.read_text().splitlines()
+    except OSError:
+        return []  # no such group or file on this system: no limit to respect
