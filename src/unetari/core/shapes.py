@@ -5,204 +5,37 @@ Everything here is arithmetic on sizes and options; nothing reads the image.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Literal
 
 import numpy as np
 
 from unetari.core.axes import guess_axes
 from unetari.core.config import UNetConfig
+from unetari.core.sizes import (
+    SizeRule,
+    compute_max_depth,
+    compute_possible_shapes,
+    max_valid_blocks,
+    receptive_field,
+    valid_output_size,
+)
 from unetari.core.source import ImageSource
-from unetari.errors import ShapeError
+
+__all__ = [
+    "AxisReport",
+    "Fix",
+    "ShapeReport",
+    "check_shape",
+    "compute_max_depth",
+    "compute_possible_shapes",
+    "receptive_field",
+    "valid_output_size",
+]
 
 FixKind = Literal["pad", "n_blocks", "slice_by_slice", "channel", "grey", "in_channels"]
-
-_MAX_BLOCKS = 10
-_INTERPOLATION = {
-    # First and last coarse voxel that fine voxel 2k, and 2k + 1, is made of, less k.
-    "transposed": ((0, 0), (0, 0)),
-    "nearest": ((0, 0), (0, 0)),
-    "bilinear": ((-1, 0), (0, 1)),
-    "trilinear": ((-1, 0), (0, 1)),
-    "bicubic": ((-2, 1), (-1, 2)),
-}
-
-
-def compute_max_depth(size: int, max_depth: int = 10) -> list[int]:
-    """List the sizes an axis has on each level, while pooling stays even.
-
-    Level L is allowed while size % 2**L == 0 and size / 2**L > 1.
-
-    Parameters
-    ----------
-    size : int
-        Size of the axis, in voxels.
-    max_depth : int
-        Most levels to list.
-
-    Returns
-    -------
-    list of int
-        Sizes from level 0 on. The deepest level is `len(sizes) - 1`, and a
-        network may have up to `len(sizes)` blocks.
-
-    Raises
-    ------
-    ShapeError
-        If `size` or `max_depth` is below 1.
-
-    Examples
-    --------
-    >>> compute_max_depth(1920)
-    [1920, 960, 480, 240, 120, 60, 30, 15]
-    """
-    _check_positive(size=size, max_depth=max_depth)
-    levels = [int(size)]
-    while len(levels) < max_depth and levels[-1] % 2 == 0 and levels[-1] > 2:
-        levels.append(levels[-1] // 2)
-    return levels
-
-
-def compute_possible_shapes(low: int, high: int, depth: int) -> dict[int, list[int]]:
-    """List the sizes that a given depth allows, by the rule of `compute_max_depth`.
-
-    Parameters
-    ----------
-    low, high : int
-        First and last size to try, in voxels.
-    depth : int
-        Number of levels, level 0 included.
-
-    Returns
-    -------
-    dict of int to list of int
-        Per possible size its sizes on each level.
-
-    Raises
-    ------
-    ShapeError
-        If `low` or `depth` is below 1.
-
-    Examples
-    --------
-    >>> list(compute_possible_shapes(10, 512, 8))
-    [256, 384, 512]
-    """
-    _check_positive(low=low, depth=depth)
-    levels = {size: compute_max_depth(size, depth) for size in range(low, high + 1)}
-    return {size: sizes for size, sizes in levels.items() if len(sizes) == depth}
-
-
-def _check_positive(**values: int) -> None:
-    for name, value in values.items():
-        if value < 1:
-            raise ShapeError(f"{name}={value} must be at least 1.")
-
-
-def receptive_field(config: UNetConfig) -> int:
-    """Compute how many input voxels, per axis, one output voxel depends on at most.
-
-    Parameters
-    ----------
-    config : UNetConfig
-        The network. Statistics of instance and group normalization, which see
-        everything, are not counted.
-
-    Returns
-    -------
-    int
-        Width in voxels. It can differ by position, since pooling makes pairs;
-        this is the widest.
-
-    Examples
-    --------
-    >>> receptive_field(UNetConfig(n_blocks=1)), receptive_field(UNetConfig(n_blocks=2))
-    (5, 18)
-    """
-    return max(_count_inputs(position, config) for position in range(config.multiple))
-
-
-def _count_inputs(position: int, config: UNetConfig) -> int:
-    """Follow an output voxel back through the deepest path, which spans all others."""
-    even, odd = _INTERPOLATION[config.up_mode]
-    first, last = position - 2, position + 2
-    for _ in range(config.n_blocks - 1):
-        first = first // 2 + (odd if first % 2 else even)[0] - 2
-        last = last // 2 + (odd if last % 2 else even)[1] + 2
-    for _ in range(config.n_blocks - 1):
-        first, last = 2 * first - 2, 2 * last + 1 + 2
-    return last - first + 1
-
-
-def valid_output_size(size: int, config: UNetConfig) -> int:
-    """Compute the output size of one plain pass.
-
-    Parameters
-    ----------
-    size : int
-        Input size of an axis, in voxels.
-    config : UNetConfig
-        The network.
-
-    Returns
-    -------
-    int
-        The same size with same convolution, a smaller one with valid convolution.
-
-    Raises
-    ------
-    ShapeError
-        If the size does not pool evenly, or nothing would be left of it.
-
-    Examples
-    --------
-    >>> valid_output_size(572, UNetConfig(n_blocks=5, conv_mode="valid"))
-    388
-    """
-    rule = _SizeRule.of(config)
-    if not rule.allows(size):
-        smaller, larger = rule.below(size), rule.above(size)
-        raise ShapeError(
-            f"Size {size} does not pool evenly in {config.n_blocks} blocks with "
-            f"{config.conv_mode} convolution. Sizes that do: "
-            f"{larger if smaller is None else f'{smaller} and {larger}'}."
-        )
-    return size - 2 * rule.loss
-
-
-@dataclass(frozen=True)
-class _SizeRule:
-    """The sizes that fit a network: from `smallest` on, in steps of `multiple`."""
-
-    multiple: int
-    smallest: int
-    loss: int
-    """Voxels a pass loses per side."""
-
-    @classmethod
-    def of(cls, config: UNetConfig) -> _SizeRule:
-        p = config.multiple
-        if config.conv_mode == "same":
-            return cls(p, p, 0)
-        # With d voxels entering the deepest block, p * d + 4 * (p - 1) go in and
-        # p * (d - 8) + 4 come out.
-        deepest = next(d for d in range(5, 9) if p * (d - 8) + 4 >= 1)
-        return cls(p, p * deepest + 4 * (p - 1), 6 * p - 4)
-
-    def allows(self, size: int) -> bool:
-        return size >= self.smallest and (size - self.smallest) % self.multiple == 0
-
-    def below(self, size: int) -> int | None:
-        """Return the largest size that fits, at most `size`."""
-        steps = (size - self.smallest) // self.multiple
-        return self.smallest + steps * self.multiple if steps >= 0 else None
-
-    def above(self, size: int) -> int:
-        """Return the smallest size that fits, at least `size`."""
-        steps = max(0, -(-(size - self.smallest) // self.multiple))
-        return self.smallest + steps * self.multiple
 
 
 @dataclass(frozen=True)
@@ -322,7 +155,7 @@ def check_shape(
     return ShapeReport(
         axes=reports,
         problems=(*problems, *channel_problem),
-        notes=tuple(_note(config, reports)),
+        notes=tuple(_notes(config, reports)),
         fixes=(*channel_fixes, *fixes, *_size_fixes(config, reports)),
         facts=tuple(_facts(config, source, reports)),
     )
@@ -361,33 +194,26 @@ def _check_channels(config: UNetConfig, source: ImageSource) -> tuple[list[str],
     if has == wants or total == 0:
         return [], []
     fixes = []
+    choices = []
     if wants == 1:
         fixes = [Fix("channel", i, f"Use channel {i} only") for i in range(total)]
+        choices.append(f"use one of the channels 0 to {total - 1}")
     if wants == 1 and total == 3:
         fixes.append(Fix("grey", None, "Convert RGB to grey"))
+        choices.append("convert RGB to grey")
     if has != total == wants:
         fixes.append(Fix("channel", None, f"Use all {total} channels"))
+        choices.append(f"use all {total} channels")
     fixes.append(Fix("in_channels", has, f"Build a network with {_count(has, 'input channel')}"))
-    choices = " or ".join(text[0].lower() + text[1:] for text in _summarize(fixes, total))
-    problem = f"The image has {_count(has, 'channel')}, and the network takes {wants}."
+    choices.append(f"build or load a network with {_count(has, 'input channel')}")
     return [
-        f"{problem} Either {choices}."
-        if " or " in choices
-        else f"{problem} {choices[0].upper()}{choices[1:]}."
+        f"The image has {_count(has, 'channel')}, and the network takes {wants}. "
+        f"You can {_join(choices, 'or')}."
     ], fixes
 
 
-def _summarize(fixes: Sequence[Fix], total: int) -> Iterator[str]:
-    """Yield the fixes' texts, with one for all single channels."""
-    if any(fix.kind == "channel" and fix.value is not None for fix in fixes):
-        yield f"Use one channel (0 to {total - 1})"
-    for fix in fixes:
-        if fix.kind != "channel" or fix.value is None:
-            yield fix.text
-
-
 def _check_axis(config: UNetConfig, letter: str, size: int) -> AxisReport:
-    rule = _SizeRule.of(config)
+    rule = SizeRule.of(config)
     levels = tuple(compute_max_depth(size))
     smaller, larger = rule.below(size), rule.above(size)
     is_valid = config.conv_mode == "valid"
@@ -398,7 +224,7 @@ def _check_axis(config: UNetConfig, letter: str, size: int) -> AxisReport:
         multiple=config.multiple,
         levels=levels,
         max_level=len(levels) - 1,
-        max_blocks=_max_valid_blocks(config, size) if is_valid else len(levels),
+        max_blocks=max_valid_blocks(size) if is_valid else len(levels),
         smaller=smaller,
         larger=larger,
         pad=rule.above(size + 2 * rule.loss) - size,
@@ -408,38 +234,24 @@ def _check_axis(config: UNetConfig, letter: str, size: int) -> AxisReport:
     )
 
 
-def _max_valid_blocks(config: UNetConfig, size: int) -> int:
-    """Return the most blocks that take a size as it is with valid convolution, 0 if none."""
-    choices = range(_MAX_BLOCKS, 0, -1)
-    rules = (
-        (n, _SizeRule.of(UNetConfig(n_blocks=n, conv_mode="valid", start_filters=1)))
-        for n in choices
-    )
-    return next((n for n, rule in rules if rule.allows(size)), 0)
-
-
 def _size_fixes(config: UNetConfig, axes: Sequence[AxisReport]) -> Iterator[Fix]:
     for axis in axes:
         if not axis.fits:
             target = axis.size + axis.pad
             text = f"Pad {axis.axis} by {axis.pad} px to {target} px (prediction does so by itself)"
             yield Fix("pad", axis.pad, text)
-    misfits = [axis for axis in axes if not axis.fits]
     blocks = min((axis.max_blocks for axis in axes), default=0)
-    if misfits and 2 <= blocks < config.n_blocks:
-        yield Fix("n_blocks", blocks, f"Use {blocks} blocks: the image then fits without padding")
-    yield from _thin_fixes(config, [axis for axis in axes if axis.thin])
-
-
-def _thin_fixes(config: UNetConfig, thin: Sequence[AxisReport]) -> Iterator[Fix]:
+    fewer_fit = 2 <= blocks < config.n_blocks and not all(axis.fits for axis in axes)
+    if fewer_fit:
+        yield Fix("n_blocks", blocks, f"Use {blocks} blocks: every size is then taken as it is")
+    thin = [axis for axis in axes if axis.thin]
     if not thin:
         return
-    smallest = min(axis.size for axis in thin)
-    blocks = _deepest_network(config, smallest)
-    if blocks:
+    enough = _deepest_network(config, min(axis.size for axis in thin))
+    if enough and not (fewer_fit and enough == blocks):
         names = _join([axis.axis for axis in thin])
-        yield Fix("n_blocks", blocks, f"Use {_count(blocks, 'block')}: enough for {names}")
-    if config.dim == 3 and any(axis.axis == "Z" for axis in thin):
+        yield Fix("n_blocks", enough, f"Use {_count(enough, 'block')}, which suits a short {names}")
+    if config.dim == 3 and "Z" in [axis.axis for axis in thin]:
         yield Fix("slice_by_slice", None, "Use a 2D network, plane by plane along Z")
 
 
@@ -452,72 +264,75 @@ def _deepest_network(config: UNetConfig, size: int) -> int:
     return 0
 
 
-def _note(config: UNetConfig, axes: Sequence[AxisReport]) -> Iterator[str]:
-    describe = _describe_valid if config.conv_mode == "valid" else _describe_misfit
-    for _, group in groupby(axes, key=lambda axis: axis.size):
-        same = list(group)
-        if not same[0].fits or config.conv_mode == "valid":
-            yield describe(_join([axis.axis for axis in same]), same[0], config)
-        for axis in same:
-            if axis.thin:
-                yield _describe_thin(axis, config)
+def _notes(config: UNetConfig, axes: Sequence[AxisReport]) -> Iterator[str]:
+    for names, axis in _by_size(axes):
+        if config.conv_mode == "valid":
+            yield _describe_valid(names, axis, SizeRule.of(config).loss)
+        elif not axis.fits:
+            yield _describe_misfit(names, axis, config.n_blocks)
+        if axis.thin:
+            yield _describe_thin(names, axis, config)
 
 
-def _describe_misfit(names: str, axis: AxisReport, config: UNetConfig) -> str:
+def _by_size(axes: Sequence[AxisReport]) -> Iterator[tuple[str, AxisReport]]:
+    """Join axes of the same size, so that they share a sentence."""
+    for size in dict.fromkeys(axis.size for axis in axes):
+        same = [axis for axis in axes if axis.size == size]
+        yield _join([axis.axis for axis in same]), same[0]
+
+
+def _describe_misfit(names: str, axis: AxisReport, n_blocks: int) -> str:
     text = (
         f"{names}: {axis.size} px is not a multiple of {axis.multiple}. Prediction pads "
         f"{axis.pad} px by reflection and crops them off again; {axis.larger} fits as it is."
     )
-    if axis.thin or axis.max_blocks >= config.n_blocks:
+    if axis.thin or axis.max_blocks >= n_blocks:
         return text
     if axis.max_blocks == 1:
-        return f"{text} No pooling network fits {axis.size} without padding."
+        return f"{text} Being odd, {axis.size} fits only a single block without padding."
     return f"{text} At most {axis.max_blocks} blocks fit {axis.size} without padding."
 
 
-def _describe_valid(names: str, axis: AxisReport, config: UNetConfig) -> str:
-    loss = _SizeRule.of(config).loss
+def _describe_valid(names: str, axis: AxisReport, loss: int) -> str:
     text = (
         f"{names}: {axis.size} px. Valid convolution loses {loss} px on each side; prediction "
         f"mirrors {axis.pad} px in all, so that the result still covers the image."
     )
     if axis.fits:
-        return f"{text} One plain pass would give {axis.output_size} px."
+        return f"{text} A plain pass would give {axis.output_size} px."
     nearest = str(axis.larger) if axis.smaller is None else f"{axis.smaller} or {axis.larger}"
     return f"{text} A plain pass takes sizes such as {nearest}, not {axis.size}."
 
 
-def _describe_thin(axis: AxisReport, config: UNetConfig) -> str:
+def _describe_thin(names: str, axis: AxisReport, config: UNetConfig) -> str:
     blocks = _count(config.n_blocks, "block")
     reason = (
         f"a plain pass of {blocks} takes at least {axis.larger} px"
         if config.conv_mode == "valid"
-        else f"the deepest of {blocks} sees a single voxel along {axis.axis}"
+        else f"the deepest of {blocks} sees a single voxel of it"
     )
-    advice = "fewer blocks"
-    if axis.axis == "Z":
-        advice += ", or a 2D network plane by plane,"
-    return (
-        f"{axis.axis}: {axis.size} px is thin: {reason}. A network with {advice} suits it better."
-    )
+    plane_by_plane = ", or a 2D network plane by plane," if config.dim == 3 and "Z" in names else ""
+    advice = f"A network with fewer blocks{plane_by_plane} suits it better."
+    return f"{names}: {axis.size} px is thin: {reason}. {advice}"
 
 
 def _facts(config: UNetConfig, source: ImageSource, axes: Sequence[AxisReport]) -> Iterator[str]:
     fitting = [axis for axis in axes if axis.fits and config.conv_mode == "same"]
-    for size, group in groupby(fitting, key=lambda axis: axis.size):
-        names = _join([axis.axis for axis in group])
-        rule = f" (a multiple of {config.multiple})" if config.n_blocks > 1 else ""
-        yield f"{names}: {size} px fits as it is{rule}."
+    for names, axis in _by_size(fitting):
+        rule = f", being a multiple of {config.multiple}" if config.n_blocks > 1 else ""
+        yield f"{names}: {axis.size} px fits as it is{rule}."
     looped = {x: source.size[x] for x in source.label_axes if x not in "ZYX"[-config.dim :]}
-    if looped and all(looped.values()):
-        sizes = " x ".join(f"{size} along {letter}" for letter, size in looped.items())
-        kind = "plane" if config.dim == 2 else "volume"
-        yield f"Each {kind} is predicted on its own: {sizes}."
+    count = math.prod(looped.values())
+    if count > 1 and len(axes) == config.dim:
+        sizes = ", ".join(f"{letter} {size}" for letter, size in looped.items())
+        yield f"{count} {'planes' if config.dim == 2 else 'volumes'} ({sizes}) are predicted one by one."
 
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _join(names: Sequence[str]) -> str:
-    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+def _join(names: Sequence[str], word: str = "and") -> str:
+    if len(names) < 3:
+        return f" {word} ".join(names)
+    return f"{', '.join(names[:-1])}, {word} {names[-1]}"
