@@ -29,9 +29,7 @@ def whole_pass(model: Model, image: NDArray[np.float32]) -> NDArray[np.float32]:
         else -(-size // reach.multiple) * reach.multiple
         for size in image.shape
     ]
-    pads = [
-        (margin, full - size - margin) for full, size in zip(sizes, image.shape, strict=True)
-    ]
+    pads = [(margin, full - size - margin) for full, size in zip(sizes, image.shape, strict=True)]
     mode = "reflect" if min(image.shape) > 1 else "edge"
     padded = np.pad(image, pads, mode=mode)  # type: ignore[call-overload]
     with torch.no_grad():
@@ -89,6 +87,7 @@ def test_smaller_than_a_tile(make_model: MakeModel, shape: tuple[int, int]) -> N
     image = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     model = make_model()
     result = predict(image, model, axes="YX", scores=True, device="cpu")
+    assert result.scores is not None
     np.testing.assert_allclose(result.scores, whole_pass(model, image), atol=1e-5)
 
 

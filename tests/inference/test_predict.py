@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from unetari import predict, predict_tiles
 from unetari.core.source import ImageSource
@@ -20,6 +21,12 @@ from unetari.model.checkpoint import Model
 
 MakeModel = Callable[..., Model]
 RNG = np.random.default_rng(0)
+
+
+def scores(image: Any, model: Model, **options: Any) -> NDArray[np.float32]:
+    result = predict(image, model, scores=True, device="cpu", **options).scores
+    assert result is not None
+    return result
 
 
 def noise(*shape: int) -> Any:
@@ -47,8 +54,8 @@ def test_3d_network_runs_over_time(make_model: MakeModel) -> None:
 def test_axes_in_any_order(make_model: MakeModel) -> None:
     model = make_model(in_channels=2, method="minmax")
     image = noise(4, 2, 40, 50)
-    result = predict(image, model, axes="ZCYX", device="cpu").labels
-    moved = predict(np.moveaxis(image, (0, 1), (2, 0)), model, axes="CYZX", device="cpu").labels
+    result = predict(image, model, axes="TCYX", device="cpu").labels
+    moved = predict(np.moveaxis(image, (0, 1), (2, 0)), model, axes="CYTX", device="cpu").labels
     np.testing.assert_array_equal(np.moveaxis(moved, 1, 0), result)
 
 
@@ -69,21 +76,19 @@ def test_three_channels_into_one_is_refused_before_work(make_model: MakeModel) -
 def test_region_gives_the_values_of_the_whole_image(make_model: MakeModel) -> None:
     model = make_model(method="percentile")
     image = noise(3, 150, 170)
-    whole = predict(image, model, axes="ZYX", scores=True, device="cpu")
+    whole = scores(image, model, axes="ZYX")
     region = (slice(1, 2), slice(37, 101), slice(3, 169))
-    part = predict(image, model, axes="ZYX", region=region, scores=True, device="cpu")
-    assert part.labels.shape == (1, 64, 166)
-    assert whole.scores is not None
-    np.testing.assert_allclose(part.scores, whole.scores[(slice(None), *region)], atol=1e-5)
+    part = scores(image, model, axes="ZYX", region=region)
+    assert part.shape == (2, 1, 64, 166)
+    np.testing.assert_allclose(part, whole[(slice(None), *region)], atol=1e-5)
 
 
 def test_slice_of_a_volume_sees_its_neighbours(make_model: MakeModel) -> None:
     model = make_model(dim=3, n_blocks=2)
     image = noise(30, 40, 44).astype(np.float32) / 4000
-    whole = predict(image, model, axes="ZYX", scores=True, device="cpu").scores
+    whole = scores(image, model, axes="ZYX")
     region = (slice(14, 15), slice(None), slice(None))
-    part = predict(image, model, axes="ZYX", region=region, scores=True, device="cpu").scores
-    assert whole is not None
+    part = scores(image, model, axes="ZYX", region=region)
     np.testing.assert_allclose(part, whole[:, 14:15], atol=1e-5)
 
 
@@ -98,17 +103,17 @@ def test_normalization_does_not_see_the_tiling(make_model: MakeModel, method: st
     model = make_model(method=method)
     image = noise(150, 170)
     image[:60] //= 40
-    few = predict(image, model, scores=True, device="cpu")
-    many = predict(image, model, scores=True, tile_shape=(56, 60), device="cpu")
-    assert many.record.n_tiles > few.record.n_tiles
-    np.testing.assert_allclose(few.scores, many.scores, atol=1e-5)
+    tile = (56, 60)
+    assert prepare(image, model, tile_shape=tile).n_tiles > 1
+    np.testing.assert_allclose(
+        scores(image, model), scores(image, model, tile_shape=tile), atol=1e-5
+    )
 
 
 def test_non_finite_values_do_not_spread(make_model: MakeModel) -> None:
     image = noise(60, 60).astype(np.float32)
     image[3, 4], image[20, 21], image[40, 41] = np.nan, np.inf, -np.inf
-    result = predict(image, make_model(method="percentile"), scores=True, device="cpu")
-    assert np.isfinite(result.scores).all()  # type: ignore[arg-type]
+    assert np.isfinite(scores(image, make_model(method="percentile"))).all()
 
 
 def test_single_output_channel_is_a_sigmoid(make_model: MakeModel) -> None:
@@ -183,14 +188,14 @@ def test_out_of_memory_shrinks_the_tile(
 ) -> None:
     model = make_model(method="percentile")
     image = noise(201, 333)
-    expected = predict(image, model, scores=True, device="cpu")
+    expected = scores(image, model)
     fail_above(90 * 90, monkeypatch)
     job = prepare(image, model, scores=True, device="cpu")
     written = np.zeros(job.labels_shape, int)
     for result in run(job):
         written[result.where] += 1
     assert (written == 1).all()
-    np.testing.assert_allclose(collect(job).scores, expected.scores, atol=1e-5)
+    np.testing.assert_allclose(scores(image, model), expected, atol=1e-5)
 
 
 def test_out_of_memory_at_the_smallest_tile_is_an_error(

@@ -84,7 +84,7 @@ def run(
         If not even the smallest tile fits.
     """
     started = time.perf_counter()
-    status: Literal["finished", "cancelled"] = "cancelled"
+    status: Literal["finished", "cancelled"] = "finished"
     seams: Seams | None = None
     done = 0
     try:
@@ -95,10 +95,8 @@ def run(
                     yield engine.result(done, frame, part, logits)
                 done += 1
         seams = engine.measure_seams()
-        status = "finished"
     except Cancelled:
-        # An expected end; the record says so, and the caller keeps what is finished.
-        done = min(done, job.n_tiles)
+        status = "cancelled"  # what was yielded stays with the caller
     seconds = round(time.perf_counter() - started, 3)
     return job.record(status=status, tiles_done=done, seconds=seconds, seams=seams)
 
@@ -131,7 +129,7 @@ def predict_tiles(
     >>> model = Model.build(UNetConfig(n_blocks=2, start_filters=4), seed=0)
     >>> image = np.zeros((50, 70), np.uint16)
     >>> [tile.where for tile in predict_tiles(image, model, tile_shape=(50, 56))]
-    [(slice(0, 50, None), slice(0, 36, None)), (slice(0, 50, None), slice(36, 70, None))]
+    [(slice(0, 50, None), slice(0, 34, None)), (slice(0, 50, None), slice(34, 70, None))]
     """
     return run(
         prepare(
@@ -324,12 +322,10 @@ class _Engine:
         )
 
     def _to_label_axes(self, array: NDArray[Any]) -> NDArray[Any]:
-        """Bring ([classes,] [Z,] Y, X) into the label axes, loop axes of length 1 included."""
+        """Give ([classes,] [Z,] Y, X) the loop axes too, of length 1."""
         source = self._job.source
         spatial = source.spatial_axes(self._dim)
         lead = array.ndim - len(spatial)
-        order = [spatial.index(axis) + lead for axis in source.label_axes if axis in spatial]
-        array = array.transpose(*range(lead), *order)
         loops = [lead + at for at, axis in enumerate(source.label_axes) if axis not in spatial]
         return np.expand_dims(array, tuple(loops))
 
