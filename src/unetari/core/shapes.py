@@ -197,7 +197,7 @@ def _check_channels(config: UNetConfig, source: ImageSource) -> tuple[list[str],
     choices = []
     if wants == 1:
         fixes = [Fix("channel", i, f"Use channel {i} only") for i in range(total)]
-        choices.append(f"use one of the channels 0 to {total - 1}")
+        choices.append(f"use one channel only (0 to {total - 1})")
     if wants == 1 and total == 3:
         fixes.append(Fix("grey", None, "Convert RGB to grey"))
         choices.append("convert RGB to grey")
@@ -325,7 +325,8 @@ def _facts(config: UNetConfig, source: ImageSource, axes: Sequence[AxisReport]) 
     count = math.prod(looped.values())
     if count > 1 and len(axes) == config.dim:
         sizes = ", ".join(f"{letter} {size}" for letter, size in looped.items())
-        yield f"{count} {'planes' if config.dim == 2 else 'volumes'} ({sizes}) are predicted one by one."
+        kind = "planes" if config.dim == 2 else "volumes"
+        yield f"{count} {kind} ({sizes}) are predicted one by one."
 
 
 def _count(number: int, noun: str) -> str:
