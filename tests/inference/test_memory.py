@@ -36,7 +36,7 @@ def test_plenty_of_memory_takes_the_whole_image() -> None:
 
 def test_shrinking_ends_at_the_smallest_tile() -> None:
     config = UNetConfig(dim=3)
-    tile: tuple[int, ...] | None = (500, 300, 90)
+    tile: tuple[int, ...] = (500, 300, 90)
     steps = 0
     while (smaller := shrink(tile, config)) is not None:
         assert prod(smaller) < prod(tile)
