@@ -59,7 +59,8 @@ def dump(network: UNet, spec: ModelSpec) -> bytes:
 def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     try:
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:
-            return file.metadata() or {}, {name: file.get_tensor(name) for name in file}
+            names = file.keys()  # the file itself is not iterable
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in names}
     except safetensors.SafetensorError as error:
         raise ModelFileError(
             f"The safetensors file is truncated or damaged ({error}). Copy or download it again."
