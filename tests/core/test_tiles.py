@@ -63,7 +63,7 @@ def test_halo_separates_what_is_read_from_what_is_written(plan: TilePlan) -> Non
     for tile in plan:
         for axis, (outer, inner) in enumerate(zip(tile.outer, tile.inner, strict=True)):
             end = -(-plan.shape[axis] // plan.multiple) * plan.multiple
-            margin = reach.halo or reach.loss + reach.trim
+            margin = reach.margin
             at_border = reach.loss == 0
             assert inner.start - outer.start >= margin or (at_border and outer.start == 0)
             assert outer.stop - inner.stop >= margin or (at_border and outer.stop == end)
@@ -100,7 +100,7 @@ def test_halo_of_the_derivation(n_blocks: int, transposed: int, linear: int) -> 
 def test_valid_convolution_takes_92_voxels_per_side_at_5_blocks() -> None:
     reach = Reach.of(UNetConfig(n_blocks=5, conv_mode="valid"))
     assert reach.loss == 92
-    assert reach.legal_size(560) == 572
+    assert reach.rule.above(560) == 572
 
 
 def test_whole_image_is_one_tile_by_default() -> None:

@@ -23,12 +23,7 @@ def whole_pass(model: Model, image: NDArray[np.float32]) -> NDArray[np.float32]:
     config = model.spec.config
     reach = Reach.of(config)
     margin = reach.loss + reach.trim
-    sizes = [
-        reach.legal_size(max(size + 2 * margin, reach.smallest_tile))
-        if reach.loss
-        else -(-size // reach.multiple) * reach.multiple
-        for size in image.shape
-    ]
+    sizes = [reach.rule.above(size + 2 * margin) for size in image.shape]
     pads = [(margin, full - size - margin) for full, size in zip(sizes, image.shape, strict=True)]
     mode = "reflect" if min(image.shape) > 1 else "edge"
     padded = np.pad(image, pads, mode=mode)  # type: ignore[call-overload]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from unetari.core.config import UNetConfig
+from unetari.core.config import UNetConfig, UpMode
 from unetari.errors import ShapeError
 
 _MAX_BLOCKS = 10
@@ -117,14 +117,28 @@ def receptive_field(config: UNetConfig) -> int:
 
 def _count_inputs(position: int, config: UNetConfig) -> int:
     """Follow an output voxel back through the deepest path, which spans all others."""
-    even, odd = _INTERPOLATION[config.up_mode]
     first, last = position - 2, position + 2
     for _ in range(config.n_blocks - 1):
-        first = first // 2 + (odd if first % 2 else even)[0] - 2
-        last = last // 2 + (odd if last % 2 else even)[1] + 2
+        first, last = upsampling_inputs(first, last, config.up_mode)
+        first, last = first - 2, last + 2
     for _ in range(config.n_blocks - 1):
         first, last = 2 * first - 2, 2 * last + 1 + 2
     return last - first + 1
+
+
+def upsampling_inputs(first: int, last: int, up_mode: UpMode) -> tuple[int, int]:
+    """Return the first and last coarse voxel that fine voxels `first` to `last` are made of.
+
+    Examples
+    --------
+    >>> upsampling_inputs(0, 3, "nearest"), upsampling_inputs(0, 3, "bilinear")
+    ((0, 1), (-1, 2))
+    """
+    stencils = _INTERPOLATION[up_mode]
+    return (
+        first // 2 + stencils[first % 2][0],
+        last // 2 + stencils[last % 2][1],
+    )
 
 
 def valid_output_size(size: int, config: UNetConfig) -> int:

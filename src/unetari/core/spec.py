@@ -31,7 +31,7 @@ class ModelSpec(FrozenModel):
     """Licence of the model file (an SPDX identifier)."""
     data_credit: str = ""
     """The training data, its licence, and the citation it asks for."""
-    training: dict[str, Any] = {}
+    training: dict[str, Any] = Field(default_factory=dict)
     """Record of the training run: options, scores, versions."""
 
     @model_validator(mode="after")

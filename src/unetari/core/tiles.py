@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetari.core.config import UNetConfig
+from unetari.core.sizes import SizeRule, upsampling_inputs
 from unetari.errors import ShapeError
 
 _CONVOLUTION_RADIUS = 2  # two 3x3 convolutions per block
@@ -83,14 +84,12 @@ class Tile:
 class Reach:
     """How far one output voxel of a network depends on its surroundings, per axis."""
 
-    multiple: int
-    """Size multiple P at which every level pools evenly."""
+    rule: SizeRule
+    """Which sizes the network takes, and the voxels per side that valid convolution loses."""
     halo: int
     """Voxels read and not written per side, with same convolution: a multiple of P."""
-    loss: int
-    """Voxels that valid convolution takes away per side; 0 with same convolution."""
     trim: int
-    """Further voxels per side that interpolation spoils where a valid tile ends."""
+    """Voxels per side that interpolation spoils where a tile of valid convolution ends."""
 
     @classmethod
     def of(cls, config: UNetConfig) -> Reach:
@@ -100,39 +99,37 @@ class Reach:
         where an interpolation widens it by its stencil, to the deepest block,
         and through the encoder, where every pooling doubles it.
         """
-        multiple = config.multiple
-        if config.conv_mode == "valid":
-            spoilt = {"bilinear": 1, "trilinear": 1, "bicubic": 3}.get(config.up_mode, 0)
-            return cls(multiple, 0, 6 * multiple - 4, spoilt * (multiple - 1))
+        rule = SizeRule.of(config)
+        if rule.loss:
+            # Per level, interpolation mixes what lies beyond the end into this many voxels.
+            spoilt = max(0, -2 * upsampling_inputs(0, 0, config.up_mode)[0] - 1)
+            return cls(rule, 0, spoilt * (rule.multiple - 1))
         margin = _CONVOLUTION_RADIUS
         for _ in range(config.n_blocks - 1):
-            margin = _before_upsampling(margin, config.up_mode) + _CONVOLUTION_RADIUS
+            margin = _CONVOLUTION_RADIUS - upsampling_inputs(-margin, 0, config.up_mode)[0]
         for _ in range(config.n_blocks - 1):
             margin = 2 * margin + _CONVOLUTION_RADIUS
-        return cls(multiple, _round_up(margin, multiple), 0, 0)
+        return cls(rule, _round_up(margin, rule.multiple), 0)
+
+    @property
+    def multiple(self) -> int:
+        """Size multiple P at which every level pools evenly."""
+        return self.rule.multiple
+
+    @property
+    def loss(self) -> int:
+        """Voxels that valid convolution takes away per side; 0 with same convolution."""
+        return self.rule.loss
+
+    @property
+    def margin(self) -> int:
+        """Voxels per side that a tile reads and does not write."""
+        return self.halo + self.loss + self.trim
 
     @property
     def smallest_tile(self) -> int:
         """Smallest outer size of a tile that writes at least P voxels."""
-        if self.loss:
-            return self.legal_size(2 * (self.loss + self.trim) + self.multiple)
-        return 2 * self.halo + self.multiple
-
-    def legal_size(self, at_least: int) -> int:
-        """Smallest input size >= `at_least` that valid convolution pools evenly.
-
-        Such sizes are P * d + 8 * P - 4 with d voxels left in the deepest block.
-        """
-        return at_least + (-4 - at_least) % self.multiple
-
-
-def _before_upsampling(margin: int, up_mode: str) -> int:
-    """Margin needed on the coarse grid for a margin on the fine grid."""
-    if up_mode in ("bilinear", "trilinear"):
-        return margin // 2 + 1
-    if up_mode == "bicubic":
-        return margin // 2 + 2
-    return -(-margin // 2)
+        return self.rule.above(2 * self.margin + self.multiple)
 
 
 @dataclass(frozen=True)
@@ -157,7 +154,7 @@ class TilePlan:
     @property
     def halo(self) -> int:
         """Voxels per side that a tile reads and does not write."""
-        return self.reach.halo or self.reach.loss + self.reach.trim
+        return self.reach.margin
 
     @property
     def multiple(self) -> int:
@@ -230,7 +227,7 @@ def plan_tiles(
     --------
     >>> plan = plan_tiles((510, 690), UNetConfig(), tile_shape=(256, 256))
     >>> plan.tile_shape, plan.halo, len(plan)
-    ((240, 256), 48, 20)
+    ((240, 248), 48, 12)
     """
     _check_lengths(config.dim, shape=shape, tile_shape=tile_shape, region=region)
     reach = Reach.of(config)
@@ -310,19 +307,18 @@ def _same_axis(size: int, region: Span, largest: int | None, reach: Reach) -> It
 def _valid_axis(size: int, region: Span, largest: int | None, reach: Reach) -> Iterator[AxisTile]:
     """Tiles of one axis with valid convolution: each output box begins on the same phase of P."""
     del size  # what lies outside the image is mirrored
-    p, loss, trim = reach.multiple, reach.loss, reach.trim
-    margin = 2 * (loss + trim)
+    p, loss, trim, margin = reach.multiple, reach.loss, reach.trim, 2 * reach.margin
     first = _round_down(region.start, p)
     need = region.stop - first
-    tile = reach.legal_size(max(margin + need, reach.smallest_tile))
+    tile = reach.rule.above(margin + need)
     count = 1
     step = need
     if largest is not None and largest < tile:
         _check_tile(largest, reach)
-        largest_step = _round_down(largest - (largest + 4) % p - margin, p)
+        largest_step = _round_down((reach.rule.below(largest) or 0) - margin, p)
         count = -(-need // largest_step)
         step = _round_up(-(-need // count), p)
-        tile = reach.legal_size(margin + step)
+        tile = reach.rule.above(margin + step)
     for i in range(count):
         written = first + i * step
         inner = Span(max(written, region.start), min(written + step, region.stop))
