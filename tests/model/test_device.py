@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import psutil
@@ -57,17 +58,20 @@ def test_description_is_for_people() -> None:
     assert text.endswith("GiB free")
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="cgroups are Linux's")
 @pytest.mark.parametrize(
     ("version", "limit"), [(2, "1000000"), (2, "max"), (1, "1000000"), (1, str(2**63 - 4096))]
 )
 def test_a_memory_limit_of_the_container_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int, limit: str
 ) -> None:
-    names = {1: ("memory.limit_in_bytes", "memory.usage_in_bytes"), 2: ("memory.max", "memory.current")}
+    names = {
+        1: ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+        2: ("memory.max", "memory.current"),
+    }
     for name, value in zip(names[version], (limit, "600000"), strict=True):
         (tmp_path / name).write_text(value + "\n")
     (tmp_path / "memory.stat").write_text("anon 400000\ninactive_file 200000\n")
-    monkeypatch.setattr(module.sys, "platform", "linux")
     monkeypatch.setattr(module, "_cgroup_folders", lambda: iter([(tmp_path, *names[version])]))
     if limit == "1000000":
         assert free_memory("cpu") == 600_000

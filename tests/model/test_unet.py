@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from itertools import product
 from pathlib import Path
 
@@ -22,7 +23,8 @@ GOLDEN_OPTIONS = json.loads((GOLDEN / "index.json").read_text())
 def evaluate(config: UNetConfig, *sizes: int) -> torch.Tensor:
     network = UNet(config).eval()
     with torch.inference_mode():
-        return network(torch.zeros(1, config.in_channels, *sizes))
+        scores: torch.Tensor = network(torch.zeros(1, config.in_channels, *sizes))
+    return scores
 
 
 @pytest.mark.parametrize("name", GOLDEN_OPTIONS)
@@ -74,22 +76,16 @@ def test_article_sizes() -> None:
 @pytest.mark.parametrize("normalization", ["none", "instance"])
 @pytest.mark.parametrize("conv_mode", ["same", "valid"])
 @pytest.mark.parametrize("n_blocks", [1, 2, 3])
-def test_a_size_runs_or_is_refused_with_a_reason(
-    n_blocks: int, conv_mode: str, normalization: str
-) -> None:
+def test_a_size_runs_or_is_refused(n_blocks: int, conv_mode: str, normalization: str) -> None:
     config = UNetConfig(
         n_blocks=n_blocks, start_filters=1, conv_mode=conv_mode, normalization=normalization
     )
     accepted = []
     for size in range(1, 64):
-        try:
-            scores = evaluate(config, size, size)
-        except ShapeError as error:
-            assert str(size) in str(error)
-        else:
+        with suppress(ShapeError):  # and no other error
+            assert min(evaluate(config, size, size).shape) >= 1
             accepted.append(size)
-            assert min(scores.shape) >= 1
-    assert accepted
+    assert accepted[-1] >= 64 - config.multiple
     if conv_mode == "same" and normalization == "none":
         assert accepted == list(range(config.multiple, 64, config.multiple))
 
@@ -126,7 +122,9 @@ def test_order_is_convolution_activation_normalization() -> None:
 
 
 def test_leaky_slope() -> None:
-    slopes = [m.negative_slope for m in UNet(activation="leaky").modules() if hasattr(m, "negative_slope")]
+    slopes = [
+        m.negative_slope for m in UNet(activation="leaky").modules() if hasattr(m, "negative_slope")
+    ]
     assert slopes
     assert set(slopes) == {0.1}
 
@@ -144,8 +142,8 @@ def test_xavier_weights_and_zero_biases() -> None:
 
 def test_other_initializer() -> None:
     torch.manual_seed(0)
-    normal = UNet(n_blocks=1, initializer="kaiming_normal").down_blocks[0].conv2.weight
-    assert isinstance(normal, torch.Tensor)
+    network = UNet(n_blocks=1, initializer="kaiming_normal")
+    normal = network.state_dict()["down_blocks.0.conv2.weight"]
     assert normal.std().item() == pytest.approx((2 / (32 * 9)) ** 0.5, rel=0.05)
     with pytest.raises(ConfigError, match="xavier_uniform, xavier_normal"):
         UNet(initializer="zeros")  # type: ignore[arg-type]

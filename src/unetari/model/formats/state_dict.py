@@ -48,6 +48,9 @@ def load(path: Path, options: LoadOptions) -> Loaded:
 def _check_archive(path: Path) -> None:
     """Refuse TorchScript and archives that unpack to more than they are, before torch reads."""
     if not zipfile.is_zipfile(path):
+        with path.open("rb") as file:
+            if file.read(len(_ZIP)) == _ZIP:
+                raise _unreadable("the archive has no end")
         return
     try:
         with zipfile.ZipFile(path) as archive:
@@ -72,8 +75,6 @@ def _unpickle(path: Path) -> Any:
             # Torch's advice on pickle protocols is not for the user; refusals are raised below.
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
     except pickle.UnpicklingError as error:
         raise _refused(path, str(error)) from error
     except Exception as error:  # damaged bytes make torch's reader fail in any way
