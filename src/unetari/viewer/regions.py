@@ -1,0 +1,139 @@
+"""From what the viewer shows to the part of an image that is predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unetari.errors import ShapeError
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from napari.layers import Image, Layer
+
+RegionKind = Literal["whole", "slice", "visible"]
+
+
+def region_slices(
+    viewer: ViewerModel, layer: Image, axes: str, kind: RegionKind
+) -> tuple[slice, ...]:
+    """Return the part of a layer that a prediction is asked for.
+
+    Parameters
+    ----------
+    viewer : napari.components.ViewerModel
+        Its sliders say which position is shown.
+    layer : napari.layers.Image
+        The image; scale, rotation, shear, affine and units are taken into account.
+    axes : str
+        One letter per axis of the layer's data, as in `ImageSource.axes`.
+    kind : {"whole", "slice", "visible"}
+        Everything; the shown position on every axis that has a slider; or, of
+        that, only what lies inside the canvas. A 3D view shows all of its three axes.
+
+    Returns
+    -------
+    tuple of slice
+        One per label axis (the axes less C and S), in voxels of the full resolution.
+
+    Raises
+    ------
+    ShapeError
+        If the viewer shows no part of the layer.
+    """
+    spans = {
+        "whole": lambda: [slice(0, size) for size in _sizes(layer)],
+        "slice": lambda: _slice_spans(viewer, layer),
+        "visible": lambda: _visible_spans(viewer, layer),
+    }[kind]()
+    letters = axes.replace("S", "")
+    return tuple(
+        span for letter, span in zip(letters, spans, strict=True) if letter != "C"
+    )
+
+
+def displayed_axes(viewer: ViewerModel, layer: Layer) -> list[int]:
+    """Return the layer's axes that lie in the canvas; a layer is aligned at its last axes."""
+    missing = viewer.dims.ndim - layer.ndim
+    return sorted(axis - missing for axis in viewer.dims.displayed if axis >= missing)
+
+
+def shown_position(viewer: ViewerModel, layer: Layer) -> NDArray[np.int64]:
+    """Return the voxel index that the sliders point at, per axis of the layer.
+
+    Only the axes that have a slider mean anything. The index may lie outside the data.
+    """
+    point = np.array(viewer.dims.point[-layer.ndim :], dtype=float) * _unit_factors(viewer, layer)
+    # As napari slices: shear or rotation between a slider's axis and the canvas is left out.
+    point[displayed_axes(viewer, layer)] = 0
+    return np.rint(layer.world_to_data(point)).astype(np.int64)
+
+
+def is_shown(viewer: ViewerModel, layer: Layer, where: Sequence[slice]) -> bool:
+    """Whether the shown position crosses the box `where`, one slice per axis of the layer."""
+    position = shown_position(viewer, layer)
+    hidden = set(range(layer.ndim)) - set(displayed_axes(viewer, layer))
+    return all(where[axis].start <= position[axis] < where[axis].stop for axis in hidden)
+
+
+def _sizes(layer: Image) -> tuple[int, ...]:
+    data = layer.data[0] if layer.multiscale else layer.data
+    return tuple(data.shape[: layer.ndim])
+
+
+def _unit_factors(viewer: ViewerModel, layer: Layer) -> NDArray[np.float64]:
+    """Factors from the viewer's units to the layer's, which may differ (nm and um)."""
+    # Before napari 0.7 the viewer had no units of its own.
+    world = getattr(viewer.dims, "units", None)
+    if world is None or len(world) < layer.ndim:
+        return np.ones(layer.ndim)
+    pairs = zip(world[-layer.ndim :], layer.units, strict=True)
+    return np.array(
+        [
+            (1 * shown).to(own).magnitude if shown.is_compatible_with(own) else 1.0
+            for shown, own in pairs
+        ]
+    )
+
+
+def _slice_spans(viewer: ViewerModel, layer: Image) -> list[slice]:
+    sizes = _sizes(layer)
+    displayed = displayed_axes(viewer, layer)
+    position = shown_position(viewer, layer)
+    spans = []
+    for axis, size in enumerate(sizes):
+        if axis in displayed:
+            spans.append(slice(0, size))
+            continue
+        index = int(position[axis])
+        if not 0 <= index < size:
+            raise ShapeError(
+                f"The viewer shows position {index} on axis {layer.axis_labels[axis]!r}, and "
+                f"{layer.name!r} has positions 0 to {size - 1} there. Move the slider to a "
+                "position where the image is visible, or predict the whole image."
+            )
+        spans.append(slice(index, index + 1))
+    return spans
+
+
+def _visible_spans(viewer: ViewerModel, layer: Image) -> list[slice]:
+    spans = _slice_spans(viewer, layer)
+    if viewer.dims.ndisplay == 3:
+        return spans
+    factors = layer.downsample_factors[layer.data_level]
+    first, last = np.asarray(layer.corner_pixels, dtype=float)
+    for axis in displayed_axes(viewer, layer):
+        size = spans[axis].stop
+        # napari clips the corners to the image: both on the same edge means outside.
+        if first[axis] == last[axis] and size > factors[axis]:
+            raise ShapeError(
+                f"No part of {layer.name!r} is inside the canvas. Move or zoom the view until the "
+                "image is visible (View > Reset View), or predict the whole image."
+            )
+        start = max(0, int(np.floor(first[axis] * factors[axis])))
+        stop = min(size, int(np.ceil((last[axis] + 1) * factors[axis])))
+        spans[axis] = slice(start, stop)
+    return spans

@@ -1,0 +1,220 @@
+"""`UnetariDock`: model, image and prediction in one panel, in the order a person works."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import QEvent, Qt, QTimer
+from qtpy.QtGui import QCloseEvent
+from qtpy.QtWidgets import QGroupBox, QScrollArea, QVBoxLayout, QWidget
+
+from unetari.core.config import UNetConfig
+from unetari.core.shapes import Fix, ShapeReport, check_shape
+from unetari.core.tiles import Reach
+from unetari.errors import UnetariError
+from unetari.model.bundled import bundled_models
+from unetari.viewer.regions import region_slices
+from unetari.widgets.background import Background
+from unetari.widgets.image import GREY, ImageWidget
+from unetari.widgets.messages import State
+from unetari.widgets.model import BUILD, BUNDLED, ModelWidget
+from unetari.widgets.predict import PredictWidget, format_seconds
+from unetari.widgets.prediction_session import PredictionSession
+from unetari.widgets.prediction_worker import Begun, Ended, PredictionRequest
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+
+_VIEW_DELAY_MS = 150  # the canvas is drawn again before the visible region is known
+
+
+def list_devices() -> Sequence[str]:
+    """Return the devices of this machine; the first call imports torch."""
+    from unetari.model.device import available_devices
+
+    return available_devices()
+
+
+class UnetariDock(QScrollArea):
+    """The plugin's panel.
+
+    Parameters
+    ----------
+    napari_viewer : napari.viewer.Viewer
+        The viewer it works in; napari passes it by this name.
+    parent : QWidget, optional
+        The owner.
+    """
+
+    def __init__(self, napari_viewer: ViewerModel, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        # napari hands plugins a proxy, which has another identity at every access.
+        self._viewer: ViewerModel = getattr(napari_viewer, "__wrapped__", napari_viewer)
+        self.model = ModelWidget()
+        self.image = ImageWidget(self._viewer)
+        self.predict = PredictWidget()
+        self.session = PredictionSession(self._viewer)
+        self._report: ShapeReport | None = None
+        self._devices = Background(self)
+        self._view_timer = QTimer(self, singleShot=True, interval=_VIEW_DELAY_MS)
+        self._lay_out()
+        self._connect()
+        self._on_model()
+
+    def _lay_out(self) -> None:
+        panel = QWidget()
+        column = QVBoxLayout(panel)
+        column.setContentsMargins(4, 4, 4, 4)
+        parts = {"1. Model": self.model, "2. Image": self.image, "3. Predict": self.predict}
+        for title, part in parts.items():
+            box = QGroupBox(title)
+            inside = QVBoxLayout(box)
+            inside.setContentsMargins(6, 6, 6, 6)
+            inside.addWidget(part)
+            column.addWidget(box)
+        column.addStretch(1)
+        self.setWidget(panel)
+        self.setWidgetResizable(True)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setMinimumWidth(320)
+
+    def _connect(self) -> None:
+        self.model.changed.connect(self._on_model)
+        self.image.changed.connect(self._on_image)
+        self.image.report.fix_requested.connect(self._fix)
+        self.predict.predict_requested.connect(self._start)
+        self.predict.cancel_requested.connect(self.session.cancel)
+        self.predict.region_changed.connect(self._update_problem)
+        self.session.begun.connect(self._on_begun)
+        self.session.advanced.connect(self.predict.show_progress)
+        self.session.ended.connect(self._on_ended)
+        self._devices.done.connect(self.predict.set_devices)
+        self._view_timer.timeout.connect(self._update_problem)
+        for events in (self._viewer.dims.events, self._viewer.camera.events):
+            events.connect(self._on_view)
+        # Not a bound method of this widget: those are cut before `destroyed` is emitted.
+        self.destroyed.connect(self.session.cancel)
+
+    def _on_model(self) -> None:
+        choice = self.model.value()
+        if choice is not None:
+            config = choice.spec.config
+            self.predict.set_tile_limits(Reach.of(config).smallest_tile, config.multiple)
+            self.image.set_dim(config.dim)
+        self._on_image()
+
+    def _on_image(self) -> None:
+        choice, source = self.model.value(), self.image.value()
+        self._report = None
+        if choice is None or source is None:
+            self.image.report.show_sentences([])
+        else:
+            self._report = check_shape(choice.spec.config, source)
+            self.image.report.show_report(self._report, self._possible_fixes(self._report))
+        self._update_problem()
+
+    def _possible_fixes(self, report: ShapeReport) -> list[Fix]:
+        """Keep the fixes that a click can carry out without throwing training away unasked."""
+        in_builder = self.model.page == BUILD
+        return [fix for fix in report.fixes if in_builder or fix.kind != "n_blocks"]
+
+    def _fix(self, fix: Fix) -> None:
+        if fix.kind == "n_blocks" and fix.value is not None:
+            self.model.build_with(n_blocks=fix.value)
+        elif fix.kind == "in_channels" and fix.value is not None:
+            self.model.build_with(in_channels=fix.value)
+        elif fix.kind == "channel":
+            self.image.set_channel(fix.value)
+        elif fix.kind == "grey":
+            self.image.set_channel(GREY)
+        elif fix.kind == "slice_by_slice":
+            self._go_slice_by_slice()
+
+    def _go_slice_by_slice(self) -> None:
+        """Take the bundled 2D sibling of a bundled 3D model, else build a 2D network."""
+        sibling = str(self.model.bundled.value()).replace("3d", "2d")
+        if self.model.page == BUNDLED and sibling in bundled_models():
+            self.model.bundled.set_value(sibling)
+        else:
+            self.model.build_with(dim=2)
+
+    def _problem(self) -> str:
+        """Why Predict cannot work now; empty if it can."""
+        for part in (self.model, self.image):
+            if part.problem:
+                return part.problem
+        if self._report is not None and self._report.problems:
+            return self._report.problems[0]
+        try:
+            self._region()
+        except UnetariError as error:
+            return str(error)
+        return ""
+
+    def _region(self) -> tuple[slice, ...]:
+        layer, source = self.image.layer, self.image.value()
+        if layer is None or source is None:
+            return ()
+        return region_slices(self._viewer, layer, source.axes, self.predict.region)
+
+    def _update_problem(self) -> None:
+        self.predict.set_problem(self._problem())
+
+    def _on_view(self, _: Any = None) -> None:
+        if self.predict.region != "whole":
+            self._view_timer.start()
+
+    def _start(self) -> None:
+        choice, layer, source = self.model.value(), self.image.layer, self.image.value()
+        if choice is None or layer is None or source is None or self._problem():
+            self._update_problem()
+            return
+        request = PredictionRequest(
+            source=source,
+            get_model=choice.get,
+            region=self._region(),
+            device=self.predict.device,
+            tile_size=self.predict.tile_size,
+            scores=self.predict.wants_scores,
+        )
+        self.predict.set_running(True)
+        self.session.start(layer, request)
+
+    def _on_begun(self, step: Begun) -> None:
+        self.predict.warnings.show_text(" ".join(step.job.warnings))
+
+    def _on_ended(self, outcome: Ended) -> None:
+        text, state = _describe(outcome, self.session)
+        seams = outcome.record.seams if outcome.record is not None else None
+        self.predict.show_outcome(text, state, str(seams) if seams is not None else "")
+        if self._problem():
+            self._update_problem()
+
+    def event(self, event: QEvent | None) -> bool:
+        """Stop the run when napari takes the panel out of its dock to close it."""
+        if event is not None and event.type() == QEvent.Type.ParentChange and self.parent() is None:
+            self._shut_down()
+        return bool(super().event(event))
+
+    def closeEvent(self, event: QCloseEvent | None) -> None:  # noqa: N802 (Qt's name)
+        """Stop the run when the panel is a window of its own and is closed."""
+        self._shut_down()
+        super().closeEvent(event)
+
+    def _shut_down(self) -> None:
+        self.session.cancel()
+
+
+def _describe(outcome: Ended, session: PredictionSession) -> tuple[str, State]:
+    """Say in a sentence how a run ended."""
+    record = outcome.record
+    if outcome.error is not None:
+        return f"Failed: {outcome.error or type(outcome.error).__name__}", State.PROBLEM
+    if record is None:
+        return "Stopped before the first tile.", State.NOTE
+    if record.status == "cancelled":
+        kept = f"{record.tiles_done} of {record.n_tiles} tiles are done and stay."
+        return f"Stopped: {kept}", State.NOTE
+    name = f" Result: {session.labels.name}." if session.labels is not None else ""
+    return f"Done in {format_seconds(record.seconds)} on {record.device}.{name}", State.GOOD

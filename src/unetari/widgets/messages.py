@@ -1,0 +1,84 @@
+"""Sentences with a state, and marks on fields: the same look in the whole panel."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QFrame, QHBoxLayout, QLabel, QSizePolicy, QWidget
+
+
+class State(Enum):
+    """What a sentence means for the user: a symbol and a colour.
+
+    The colours stand out from napari's dark and light background alike.
+    """
+
+    GOOD = ("✓", "#2fa866")
+    NOTE = ("●", "#d08a1d")
+    PROBLEM = ("✕", "#e2504a")
+    BUSY = ("…", "#4c8fd6")
+
+    @property
+    def symbol(self) -> str:
+        """Shown before the sentence, so that colour is not the only sign."""
+        return self.value[0]
+
+    @property
+    def color(self) -> str:
+        """Of the symbol."""
+        return self.value[1]
+
+
+class TextLabel(QLabel):
+    """Text that wraps and can be selected and copied."""
+
+    def __init__(self, text: str = "", parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setTextFormat(Qt.TextFormat.PlainText)
+        self.setWordWrap(True)
+        self.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
+        self.setText(text)
+
+
+class Message(QFrame):
+    """One sentence with its state; hidden while it is empty."""
+
+    def __init__(
+        self, text: str = "", state: State = State.NOTE, parent: QWidget | None = None
+    ) -> None:
+        super().__init__(parent)
+        self._symbol = QLabel()
+        self._symbol.setFixedWidth(16)
+        self._symbol.setAlignment(Qt.AlignmentFlag.AlignTop | Qt.AlignmentFlag.AlignHCenter)
+        self._text = TextLabel()
+        row = QHBoxLayout(self)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.setSpacing(4)
+        row.addWidget(self._symbol)
+        row.addWidget(self._text, stretch=1)
+        self.state = state
+        self.show_text(text, state)
+
+    @property
+    def text(self) -> str:
+        """The sentence."""
+        return self._text.text()
+
+    def show_text(self, text: str, state: State = State.NOTE) -> None:
+        """Show a sentence; an empty one hides the message."""
+        self.state = state
+        self._text.setText(text)
+        self._symbol.setText(state.symbol)
+        self._symbol.setStyleSheet(f"color: {state.color}; font-weight: bold;")
+        self.setVisible(bool(text))
+
+
+def mark(field: QWidget, invalid: bool) -> None:
+    """Draw a red border around a field, or remove it."""
+    field.setProperty("invalid", invalid)
+    # The theme's style sheet stays in force for everything else.
+    name = type(field).__mro__[0].__name__
+    style = f"{name} {{ border: 1px solid {State.PROBLEM.color}; }}" if invalid else ""
+    field.setStyleSheet(style)

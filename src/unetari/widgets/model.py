@@ -1,0 +1,290 @@
+"""`ModelWidget`: a bundled model, one from a file, or one built from options."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qtpy.QtCore import QTimer, Signal
+from qtpy.QtWidgets import (
+    QFileDialog,
+    QHBoxLayout,
+    QLabel,
+    QPushButton,
+    QTabBar,
+    QVBoxLayout,
+    QWidget,
+)
+
+from unetari.core.config import UNetConfig
+from unetari.core.spec import ModelSpec
+from unetari.model.bundled import SUFFIX, bundled_models
+from unetari.widgets.background import Background
+from unetari.widgets.config_editor import UNetConfigEditor, describe
+from unetari.widgets.fields import ChoiceField
+from unetari.widgets.messages import Message, State, TextLabel
+from unetari.widgets.model_file import ModelFilePage
+
+if TYPE_CHECKING:
+    from unetari.model.checkpoint import Model
+
+BUNDLED, FILE, BUILD = "Bundled", "File", "Build"
+PAGES = (BUNDLED, FILE, BUILD)
+_SEED = 0  # so that predicting and then saving concern the same random weights
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """A model that is ready, or can be built at any time."""
+
+    spec: ModelSpec
+    """Options, normalization, class names and card."""
+    get: Callable[[], Model]
+    """Gives the model; may take seconds, so call it outside the GUI thread."""
+    is_trained: bool
+    """False for a network just built from options."""
+
+
+def load(path_or_name: str, options: dict[str, str]) -> Model:
+    """Load a model; the first call imports torch."""
+    from unetari.model.checkpoint import load_model
+
+    return load_model(path_or_name, **options)
+
+
+def build(config: UNetConfig) -> Model:
+    """Build an untrained model, the same one every time."""
+    from unetari.model.checkpoint import Model
+
+    return Model.build(config, seed=_SEED)
+
+
+def save(choice: ModelChoice, path: str) -> Path:
+    """Save a model where the user said; the dialog has asked about an existing file."""
+    from unetari.model.checkpoint import save_model
+
+    return save_model(choice.get(), path, overwrite=True)
+
+
+class ModelWidget(QWidget):
+    """Chooses the model; loading and saving happen in the background.
+
+    Parameters
+    ----------
+    parent : QWidget, optional
+        The owner.
+    """
+
+    changed = Signal()
+    """Emitted when another model is chosen, loaded or edited, or cannot be used."""
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._loaded: Model | None = None
+        self._problem = ""
+        self._loading = Background(self)
+        self._saving = Background(self)
+        self._soon = QTimer(self, singleShot=True, interval=0)
+        self._tabs = QTabBar()
+        self._tabs.setExpanding(True)
+        self._tabs.setDrawBase(False)
+        self.bundled = ChoiceField({name: name for name in bundled_models()})
+        self.file = ModelFilePage()
+        self.editor = UNetConfigEditor()
+        self._message = Message()
+        self._card = TextLabel()
+        self._save = QPushButton("Save model...")
+        self._save.setToolTip("Write weights and options to one .safetensors file")
+        self._pages = self._lay_out()
+        self._connect()
+        self.set_page(BUNDLED if self.bundled.count() else BUILD)
+
+    def _lay_out(self) -> dict[str, QWidget]:
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.addWidget(self._tabs)
+        pages = {BUNDLED: self._bundled_page(), FILE: self.file, BUILD: self.editor}
+        for name, page in pages.items():
+            self._tabs.addTab(name)
+            column.addWidget(page)
+        column.addWidget(self._message)
+        column.addWidget(self._card)
+        column.addWidget(self._save)
+        return pages
+
+    def _bundled_page(self) -> QWidget:
+        page = QWidget()
+        row = QHBoxLayout(page)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.addWidget(QLabel("Model"))
+        row.addWidget(self.bundled, stretch=1)
+        return page
+
+    def _connect(self) -> None:
+        self._tabs.currentChanged.connect(self._show_page)
+        self.bundled.changed.connect(self._reload)
+        self.file.changed.connect(self._reload)
+        self.editor.changed.connect(self._on_edited)
+        self._soon.timeout.connect(self._load)
+        self._loading.done.connect(self._on_loaded)
+        self._loading.failed.connect(self._on_load_failed)
+        self._saving.done.connect(self._on_saved)
+        self._saving.failed.connect(self._on_save_failed)
+        self._save.clicked.connect(self._ask_and_save)
+
+    @property
+    def page(self) -> str:
+        """The page that is open: "Bundled", "File" or "Build"."""
+        return PAGES[self._tabs.currentIndex()]
+
+    def set_page(self, page: str) -> None:
+        """Open a page; its model becomes the chosen one."""
+        index = PAGES.index(page)
+        if self._tabs.currentIndex() == index:
+            self._show_page()
+        self._tabs.setCurrentIndex(index)
+
+    def value(self) -> ModelChoice | None:
+        """Return the chosen model, or None while there is none; `problem` says why."""
+        if self.page == BUILD:
+            if self.editor.problem:
+                return None
+            config = self.editor.value()
+            return ModelChoice(ModelSpec(config=config), partial(build, config), is_trained=False)
+        model = self._loaded
+        if model is None:
+            return None
+        return ModelChoice(model.spec, lambda: model, is_trained=True)
+
+    @property
+    def problem(self) -> str:
+        """Why there is no model to use; empty if there is one."""
+        return self.editor.problem if self.page == BUILD else self._problem
+
+    def build_with(self, **changes: int | str) -> None:
+        """Open the builder with some options of the current model changed."""
+        choice = self.value()
+        config = choice.spec.config if choice is not None else self.editor.value()
+        if changes.get("dim") == 2 and config.up_mode == "trilinear":
+            changes["up_mode"] = "bilinear"
+        config = config.replace(**changes)
+        if self.page != BUILD:
+            self.set_page(BUILD)
+        self.editor.set_value(config)
+
+    def save_to(self, path: str) -> None:
+        """Save the model in the background; an existing file is replaced."""
+        choice = self.value()
+        if choice is None:
+            return
+        self._save.setEnabled(False)
+        self._message.show_text("Saving...", State.BUSY)
+        self._saving.start(partial(save, choice, path))
+
+    def _show_page(self) -> None:
+        for name, page in self._pages.items():
+            page.setVisible(name == self.page)
+        self._reload()
+
+    def _reload(self) -> None:
+        self._loading.forget()
+        self._loaded = None
+        if self.page == BUILD:
+            self._problem = ""
+            self._show_choice()
+            return
+        path = self._path()
+        if path:
+            self._problem = f"Loading {Path(path).name}..."
+            # After the event loop has turned, so that a panel opens at once.
+            self._soon.start()
+        elif self.page == FILE:
+            self._problem = "Choose a model file."
+        else:
+            self._problem = "No model comes with this installation: open a file or build one."
+        self._show_problem(State.BUSY if path else State.NOTE)
+
+    def _path(self) -> str:
+        return self.file.path if self.page == FILE else str(self.bundled.value() or "")
+
+    def _load(self) -> None:
+        if self.page != BUILD and self._path():
+            options = self.file.options() if self.page == FILE else {}
+            self._loading.start(partial(load, self._path(), options))
+
+    def _on_edited(self) -> None:
+        if self.page == BUILD:
+            self._show_choice()
+
+    def _on_loaded(self, model: Model) -> None:
+        self._loaded = model
+        self._problem = ""
+        self._show_choice()
+
+    def _on_load_failed(self, error: Exception) -> None:
+        self._problem = str(error) or type(error).__name__
+        self._show_problem(State.PROBLEM)
+
+    def _show_problem(self, state: State) -> None:
+        self._message.show_text(self._problem, state)
+        self._card.hide()
+        self._save.setEnabled(False)
+        self.changed.emit()
+
+    def _show_choice(self) -> None:
+        choice = self.value()
+        self._save.setEnabled(choice is not None)
+        self._card.setVisible(self.page != BUILD and choice is not None)
+        if self.page == BUILD:
+            self._message.show_text(
+                "The network is untrained: its weights are random until it is trained.", State.NOTE
+            )
+        elif self._loaded is not None:
+            notes = " ".join(self._loaded.notes)
+            self._message.show_text(notes or "Ready.", State.NOTE if notes else State.GOOD)
+            self._card.setText(card_text(self._loaded.spec))
+            self._card.setToolTip(describe(self._loaded.spec.config))
+        self.changed.emit()
+
+    def _ask_and_save(self) -> None:
+        choice = self.value()
+        name = (choice.spec.name if choice else "") or "model"
+        path, _ = QFileDialog.getSaveFileName(
+            self, "Save model", f"{name}{SUFFIX}", f"unetari model (*{SUFFIX})"
+        )
+        if path:
+            self.save_to(path)
+
+    def _on_saved(self, path: Path) -> None:
+        self._save.setEnabled(True)
+        self._message.show_text(f"Saved to {path}", State.GOOD)
+
+    def _on_save_failed(self, error: Exception) -> None:
+        self._save.setEnabled(True)
+        self._message.show_text(str(error) or type(error).__name__, State.PROBLEM)
+
+
+def card_text(spec: ModelSpec) -> str:
+    """Return a model's card as a few short lines."""
+    config = spec.config
+    channels = "1 channel" if config.in_channels == 1 else f"{config.in_channels} channels"
+    lines = [
+        spec.description,
+        f"{config.dim}D, {channels}; labels: {', '.join(_numbered(spec.labels))}",
+    ]
+    if spec.voxel_size:
+        size = " x ".join(f"{length:g}" for length in spec.voxel_size)
+        lines.append(f"Trained at {size} µm per voxel")
+    if spec.license:
+        lines.append(f"Licence: {spec.license}")
+    if spec.data_credit:
+        lines.append(f"Data: {spec.data_credit}")
+    return "\n".join(line for line in lines if line)
+
+
+def _numbered(labels: tuple[str, ...], most: int = 6) -> list[str]:
+    named = [f"{number} {name}" for number, name in enumerate(labels[:most])]
+    return [*named, "..."] if len(labels) > most else named

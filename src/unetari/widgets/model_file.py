@@ -1,0 +1,115 @@
+"""`ModelFilePage`: a model file, and what bare weights cannot tell."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import (
+    QFileDialog,
+    QFormLayout,
+    QHBoxLayout,
+    QLineEdit,
+    QPushButton,
+    QToolButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from unetari.core.config import Activation, ConvMode, UpMode
+from unetari.widgets.config_editor import CHOICE_NAMES, TITLES
+from unetari.widgets.fields import ChoiceField, texts
+
+FILTER = "Models (*.safetensors *.pt *.pth);;All files (*)"
+_OPTIONS = {
+    "activation": get_args(Activation),
+    "conv_mode": get_args(ConvMode),
+    "up_mode": get_args(UpMode),
+    "normalization": ("none", "batch", "instance"),
+}
+
+
+class ModelFilePage(QWidget):
+    """Chooses a model file.
+
+    Parameters
+    ----------
+    parent : QWidget, optional
+        The owner.
+    """
+
+    changed = Signal()
+    """Emitted when another file or option is chosen."""
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._path = QLineEdit()
+        self._path.setPlaceholderText(".safetensors, .pt or .pth")
+        self._browse = QPushButton("Browse...")
+        self._toggle = QToolButton()
+        self._toggle.setText("If the file holds bare weights")
+        self._toggle.setCheckable(True)
+        self._toggle.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
+        self._toggle.setArrowType(Qt.ArrowType.RightArrow)
+        self._fields = {
+            name: ChoiceField({None: "as the file says, or assumed", **texts(values, CHOICE_NAMES)})
+            for name, values in _OPTIONS.items()
+        }
+        self._form = QWidget()
+        self._lay_out()
+        self._path.editingFinished.connect(self._on_path_edited)
+        self._browse.clicked.connect(self._ask)
+        self._toggle.toggled.connect(self._show_options)
+        for field in self._fields.values():
+            field.changed.connect(self.changed)
+        self._known = ""
+
+    def _lay_out(self) -> None:
+        row = QHBoxLayout()
+        row.addWidget(self._path, stretch=1)
+        row.addWidget(self._browse)
+        form = QFormLayout(self._form)
+        form.setContentsMargins(0, 0, 0, 0)
+        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        for name, field in self._fields.items():
+            form.addRow(TITLES[name], field)
+        self._form.hide()
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.addLayout(row)
+        column.addWidget(self._toggle)
+        column.addWidget(self._form)
+
+    @property
+    def path(self) -> str:
+        """The file; empty if none is chosen."""
+        return self._path.text().strip()
+
+    def set_path(self, path: str) -> None:
+        """Choose a file."""
+        self._path.setText(path)
+        self._on_path_edited()
+
+    def options(self) -> dict[str, str]:
+        """Return the options the user gave for bare weights."""
+        values = {name: field.value() for name, field in self._fields.items()}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def set_option(self, name: str, value: str | None) -> None:
+        """Choose an option for bare weights; None for what the file says."""
+        self._fields[name].set_value(value)
+
+    def _show_options(self, shown: bool) -> None:
+        self._toggle.setArrowType(Qt.ArrowType.DownArrow if shown else Qt.ArrowType.RightArrow)
+        self._form.setVisible(shown)
+
+    def _on_path_edited(self) -> None:
+        # Leaving the field without a change must not load the file again.
+        if self.path != self._known:
+            self._known = self.path
+            self.changed.emit()
+
+    def _ask(self) -> None:
+        path, _ = QFileDialog.getOpenFileName(self, "Open a model", self.path, FILTER)
+        if path:
+            self.set_path(path)

@@ -1,0 +1,191 @@
+"""`PredictWidget`: what is predicted, where, and how far it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QFormLayout,
+    QHBoxLayout,
+    QLabel,
+    QProgressBar,
+    QPushButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from unetari.viewer.regions import RegionKind
+from unetari.widgets.fields import ChoiceField, IntField
+from unetari.widgets.messages import Message, State
+
+_REGIONS = {
+    "whole": "whole image",
+    "slice": "current slice",
+    "visible": "visible part of the slice",
+}
+_LARGEST_TILE = 16384
+
+
+class PredictWidget(QWidget):
+    """Asks for a prediction and shows its progress; knows nothing of models and layers.
+
+    Parameters
+    ----------
+    parent : QWidget, optional
+        The owner.
+    """
+
+    predict_requested = Signal()
+    cancel_requested = Signal()
+    region_changed = Signal()
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.region_field = ChoiceField(_REGIONS)
+        self.device_field = ChoiceField({"auto": "automatic", "cpu": "CPU"})
+        self.scores_box = QCheckBox("probabilities")
+        self.scores_box.setToolTip("A further image layer with the probability of every class")
+        self.auto_tile = QCheckBox("automatic")
+        self.auto_tile.setToolTip("As large as memory allows. The result does not depend on it.")
+        self.auto_tile.setChecked(True)
+        self.tile_field = IntField(1, _LARGEST_TILE)
+        self.tile_field.setSuffix(" px")
+        self.tile_field.set_value(512)
+        self.predict_button = QPushButton("Predict")
+        self.cancel_button = QPushButton("Cancel")
+        self.bar = QProgressBar()
+        self.status = Message()
+        self.warnings = Message()
+        self._lay_out()
+        self._connect()
+        self.set_running(False)
+
+    def _lay_out(self) -> None:
+        form = QFormLayout()
+        form.setContentsMargins(0, 0, 0, 0)
+        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        form.addRow("Region", self.region_field)
+        form.addRow("Device", self.device_field)
+        tile = QHBoxLayout()
+        tile.addWidget(self.auto_tile)
+        tile.addWidget(self.tile_field, stretch=1)
+        form.addRow("Tile size", tile)
+        outputs = QHBoxLayout()
+        outputs.addWidget(QLabel("labels and"))
+        outputs.addWidget(self.scores_box, stretch=1)
+        form.addRow("Result", outputs)
+        buttons = QHBoxLayout()
+        buttons.addWidget(self.predict_button, stretch=2)
+        buttons.addWidget(self.cancel_button, stretch=1)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.addLayout(form)
+        column.addLayout(buttons)
+        for widget in (self.bar, self.status, self.warnings):
+            column.addWidget(widget)
+
+    def _connect(self) -> None:
+        self.auto_tile.toggled.connect(self._show_tile_field)
+        self.region_field.changed.connect(self.region_changed)
+        self.predict_button.clicked.connect(lambda: self.predict_requested.emit())
+        self.cancel_button.clicked.connect(self._on_cancel)
+        self._show_tile_field()
+
+    @property
+    def region(self) -> RegionKind:
+        """The chosen region."""
+        kind: RegionKind = self.region_field.value()
+        return kind
+
+    @property
+    def device(self) -> str:
+        """The chosen device."""
+        return str(self.device_field.value())
+
+    @property
+    def wants_scores(self) -> bool:
+        """Whether probabilities are asked for."""
+        return self.scores_box.isChecked()
+
+    @property
+    def tile_size(self) -> int | None:
+        """The chosen tile size; None for automatic."""
+        return None if self.auto_tile.isChecked() else self.tile_field.value()
+
+    def set_devices(self, devices: Sequence[str]) -> None:
+        """Offer the devices of this machine."""
+        self.device_field.set_choices(
+            {"auto": f"automatic ({devices[0]})", **{name: name for name in devices}}
+        )
+
+    def set_tile_limits(self, smallest: int, step: int) -> None:
+        """Say what tile sizes a network can take."""
+        self.tile_field.setMinimum(smallest)
+        self.tile_field.setSingleStep(max(step, 16))
+
+    def set_problem(self, problem: str, state: State = State.NOTE) -> None:
+        """Enable Predict, or say why it cannot work."""
+        if self.is_running:
+            return
+        self.predict_button.setEnabled(not problem)
+        self.status.show_text(problem, state)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a run is shown."""
+        return self._running
+
+    def set_running(self, running: bool) -> None:
+        """Show that a run begins or is over."""
+        self._running = running
+        self.predict_button.setEnabled(False)
+        self.cancel_button.setEnabled(running)
+        self.bar.setVisible(running)
+        if running:
+            # No end: a moving bar while the model and the statistics are prepared.
+            self.bar.setRange(0, 0)
+            self.status.show_text("Preparing...", State.BUSY)
+            self.warnings.show_text("")
+
+    def show_progress(self, done: int, total: int, seconds: float) -> None:
+        """Show how many parts are done, and how long the rest takes."""
+        self.bar.setRange(0, total)
+        self.bar.setValue(done)
+        if not self.cancel_button.isEnabled():
+            return
+        left = seconds / done * (total - done)
+        rest = f", {format_seconds(left)} left" if done < total else ""
+        self.status.show_text(f"Tile {done} of {total}{rest}", State.BUSY)
+
+    def show_outcome(self, text: str, state: State, warnings: str = "") -> None:
+        """Show how a run ended, beside the enabled Predict."""
+        self.set_running(False)
+        self.predict_button.setEnabled(True)
+        self.status.show_text(text, state)
+        self.warnings.show_text(warnings, State.NOTE)
+
+    def _show_tile_field(self) -> None:
+        self.tile_field.setVisible(not self.auto_tile.isChecked())
+
+    def _on_cancel(self) -> None:
+        self.cancel_button.setEnabled(False)
+        self.status.show_text("Stopping...", State.BUSY)
+        self.cancel_requested.emit()
+
+
+def format_seconds(seconds: float) -> str:
+    """Return a duration as people say it.
+
+    Examples
+    --------
+    >>> format_seconds(0.4), format_seconds(42.2), format_seconds(150), format_seconds(7300)
+    ('1 s', '42 s', '2 min 30 s', '2 h 1 min')
+    """
+    whole = max(1, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

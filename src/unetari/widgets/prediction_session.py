@@ -1,0 +1,139 @@
+"""`PredictionSession`: drives predictions and is the one module that touches result layers."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from napari.utils.notifications import ErrorNotification, notification_manager, show_error
+from qtpy.QtCore import QObject, QTimer, Signal
+
+from unetari.errors import UnetariError
+from unetari.viewer.placement import Placement, place
+from unetari.viewer.regions import is_shown
+from unetari.viewer.results import add_labels, add_scores, write_record
+from unetari.widgets.prediction_worker import (
+    Advanced,
+    Begun,
+    Ended,
+    PredictionRequest,
+    PredictionRun,
+)
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from napari.layers import Image, Labels
+
+_REFRESH_MS = 100
+
+
+class PredictionSession(QObject):
+    """Runs one prediction at a time and shows its result as it grows.
+
+    It belongs to no widget, so that a run ends in order when its panel is closed.
+
+    Parameters
+    ----------
+    viewer : napari.components.ViewerModel
+        Gets the result layers.
+    """
+
+    begun = Signal(object)
+    """`Begun`: the result layer is there."""
+    advanced = Signal(int, int, float)
+    """Finished parts, all parts, seconds since the start."""
+    ended = Signal(object)
+    """`Ended`, after the layers are up to date."""
+
+    def __init__(self, viewer: ViewerModel) -> None:
+        super().__init__()
+        self._viewer = viewer
+        self._run: PredictionRun | None = None
+        self._image: Image | None = None
+        self._placement: Placement | None = None
+        self.labels: Labels | None = None
+        self.scores: Image | None = None
+        self._started = 0.0
+        self._timer = QTimer(self, singleShot=True, interval=_REFRESH_MS)
+        self._timer.timeout.connect(self._refresh)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a prediction runs."""
+        return self._run is not None
+
+    def start(self, layer: Image, request: PredictionRequest) -> None:
+        """Start a prediction of a layer; the layer itself is never changed."""
+        if self._run is not None:
+            return
+        self._image, self.labels, self.scores = layer, None, None
+        self._started = time.monotonic()
+        self._run = PredictionRun(request)
+        self._run.begun.connect(self._on_begun)
+        self._run.advanced.connect(self._on_advanced)
+        self._run.ended.connect(self._on_ended)
+        self._viewer.layers.events.removed.connect(self._on_removed)
+        self._run.start()
+
+    def cancel(self) -> None:
+        """Stop; what is finished stays in the layer."""
+        if self._run is not None:
+            self._run.cancel()
+
+    def _on_begun(self, step: Begun) -> None:
+        if self._image is None:
+            return
+        self._placement = place(self._image, step.job.source.axes, step.job.region)
+        if step.scores is not None:
+            self.scores = add_scores(self._viewer, self._image, step.job, step.scores)
+        self.labels = add_labels(self._viewer, self._image, step.job, step.labels)
+        self.begun.emit(step)
+
+    def _on_advanced(self, step: Advanced) -> None:
+        self.advanced.emit(step.done, step.total, time.monotonic() - self._started)
+        if self._timer.isActive() or self.labels is None:
+            return
+        # A volume takes most of a second to draw, so it is drawn once, at the end.
+        if self._viewer.dims.ndisplay == 2 and self._is_shown(step):
+            self._timer.start()
+
+    def _is_shown(self, step: Advanced) -> bool:
+        labels = self.labels
+        if labels is None or self._placement is None:
+            return False
+        return is_shown(self._viewer, labels, self._placement.to_layer(step.where))
+
+    def _refresh(self) -> None:
+        for layer in (self.labels, self.scores):
+            if layer is not None:
+                layer.refresh(thumbnail=False, highlight=False, extent=False)
+
+    def _on_removed(self, event: Any) -> None:
+        # Nobody would see the rest of the result.
+        if self.labels is not None and event.value is self.labels:
+            self.labels = None
+            self.cancel()
+        if self.scores is not None and event.value is self.scores:
+            self.scores = None
+
+    def _on_ended(self, outcome: Ended) -> None:
+        self._timer.stop()
+        self._viewer.layers.events.removed.disconnect(self._on_removed)
+        for layer in (self.labels, self.scores):
+            if layer is not None:
+                layer.refresh()
+                if outcome.record is not None:
+                    write_record(layer, outcome.record)
+        self._run = None
+        self._image = None
+        if outcome.error is not None:
+            notify(outcome.error)
+        self.ended.emit(outcome)
+
+
+def notify(error: Exception) -> None:
+    """Show an error in the viewer: our own as a sentence, others with their traceback at hand."""
+    if isinstance(error, UnetariError):
+        show_error(str(error))
+    else:
+        notification_manager.dispatch(ErrorNotification(error))

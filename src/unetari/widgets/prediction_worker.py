@@ -1,0 +1,175 @@
+"""A prediction in a thread: what it is asked for, what it reports, how it stops."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from napari.qt.threading import create_worker
+from numpy.typing import NDArray
+from qtpy.QtCore import QObject, Signal
+
+from unetari.core.source import ImageSource
+
+if TYPE_CHECKING:
+    from unetari.inference.job import Job
+    from unetari.inference.record import RunRecord
+    from unetari.model.checkpoint import Model
+
+
+@dataclass(frozen=True)
+class PredictionRequest:
+    """What the user asked for; independent of the widgets from then on."""
+
+    source: ImageSource
+    """The image."""
+    get_model: Callable[[], Model]
+    """Gives the model; called in the thread."""
+    region: tuple[slice, ...]
+    """One slice per label axis."""
+    device: str = "auto"
+    """Name of the device."""
+    tile_size: int | None = None
+    """Largest size of a tile along each axis, in voxels; None for what fits in memory."""
+    scores: bool = False
+    """Whether to give probabilities, too."""
+
+
+@dataclass(frozen=True)
+class Begun:
+    """The job is planned; the arrays fill up while it runs."""
+
+    job: Job
+    labels: NDArray[np.unsignedinteger[Any]]
+    scores: NDArray[np.float32] | None
+
+
+@dataclass(frozen=True)
+class Advanced:
+    """A part of the arrays is final."""
+
+    where: tuple[slice, ...]
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The run is over: finished or cancelled with a record, or failed with an error."""
+
+    record: RunRecord | None = None
+    error: Exception | None = None
+
+
+Steps = Generator[Begun | Advanced, None, Ended]
+
+
+def run_request(request: PredictionRequest, should_stop: Callable[[], bool]) -> Steps:
+    """Carry out a request step by step; never raises.
+
+    Qt's generator workers lose a RuntimeError without a trace, and torch raises
+    them for everything, so each failure is returned as a value.
+    """
+    try:
+        return (yield from _run(request, should_stop))
+    except Exception as error:  # noqa: BLE001 (shown to the user by the receiver)
+        return Ended(error=error)
+
+
+def _run(request: PredictionRequest, should_stop: Callable[[], bool]) -> Steps:
+    import torch
+
+    # One core is left to the window. This must come before any other work of torch here.
+    torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))
+    from unetari.inference.predict import prepare, run
+
+    model = request.get_model()
+    size = request.tile_size
+    job = prepare(
+        request.source,
+        model,
+        region=request.region,
+        device=request.device,
+        tile_shape=None if size is None else (size,) * model.spec.config.dim,
+        scores=request.scores,
+    )
+    labels = np.zeros(job.labels_shape, job.labels_dtype)
+    scores = np.zeros(job.scores_shape, np.float32) if job.wants_scores else None
+    yield Begun(job, labels, scores)
+    results = run(job, should_stop=should_stop)
+    while True:
+        try:
+            result = next(results)
+        except StopIteration as end:
+            return Ended(record=end.value)
+        labels[result.where] = result.labels
+        if scores is not None:
+            scores[(slice(None), *result.where)] = result.scores
+        yield Advanced(result.where, result.index + 1, result.total)
+
+
+def predict_in_background(steps: Steps) -> Steps:
+    """Relay the steps: the function that the worker runs, and that napari names when it is busy."""
+    return (yield from steps)
+
+
+class PredictionRun(QObject):
+    """One prediction in a thread.
+
+    Parameters
+    ----------
+    request : PredictionRequest
+        What to do.
+    """
+
+    begun = Signal(object)
+    """`Begun`, once, unless it failed or stopped before."""
+    advanced = Signal(object)
+    """`Advanced`, once per finished part."""
+    ended = Signal(object)
+    """`Ended`, exactly once."""
+
+    # Keeps runs alive whose panel is gone, until their thread has stopped.
+    _alive: ClassVar[set[PredictionRun]] = set()
+
+    def __init__(self, request: PredictionRequest) -> None:
+        super().__init__()
+        self._stop = threading.Event()
+        self._steps = run_request(request, self._should_stop)
+        self._outcome = Ended()
+        self._worker = create_worker(predict_in_background, self._steps)
+        self._worker.yielded.connect(self._relay)
+        self._worker.returned.connect(self._keep)
+        self._worker.aborted.connect(self._close)
+        self._worker.finished.connect(self._finish)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._alive.add(self)
+        self._worker.start()
+
+    def cancel(self) -> None:
+        """Ask the run to stop; it does so within one layer of the network."""
+        self._stop.set()
+
+    def _should_stop(self) -> bool:
+        # napari asks the worker itself to quit when its window closes.
+        return self._stop.is_set() or self._worker.abort_requested
+
+    def _relay(self, step: Begun | Advanced) -> None:
+        (self.begun if isinstance(step, Begun) else self.advanced).emit(step)
+
+    def _keep(self, outcome: Ended) -> None:
+        self._outcome = outcome
+
+    def _close(self) -> None:
+        # A worker that quits leaves its generator suspended, with all it holds.
+        self._steps.close()
+
+    def _finish(self) -> None:
+        self._alive.discard(self)
+        self.ended.emit(self._outcome)

@@ -1,0 +1,92 @@
+"""`ReportView`: whether the image fits, in sentences, with fixes to click."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QPushButton, QSizePolicy, QVBoxLayout, QWidget
+
+from unetari.core.shapes import Fix, ShapeReport
+from unetari.widgets.messages import Message, State
+
+_MOST_CHANNELS = 3
+"""More single channels than this are left to the channel field."""
+
+
+class ReportView(QWidget):
+    """Shows a `ShapeReport`.
+
+    Parameters
+    ----------
+    parent : QWidget, optional
+        The owner.
+    """
+
+    fix_requested = Signal(object)
+    """Emitted with the `Fix` whose button was clicked."""
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._column = QVBoxLayout(self)
+        self._column.setContentsMargins(0, 0, 0, 0)
+        self._column.setSpacing(4)
+        self.messages: list[Message] = []
+        self.buttons: list[QPushButton] = []
+
+    def show_report(
+        self, report: ShapeReport, fixes: Sequence[Fix], notes: Sequence[str] = ()
+    ) -> None:
+        """Show a report.
+
+        Parameters
+        ----------
+        report : ShapeReport
+            Problems, facts and notes become sentences.
+        fixes : sequence of Fix
+            Those that a click can carry out.
+        notes : sequence of str
+            More notes, which do not block.
+        """
+        self.show_sentences(
+            [(text, State.PROBLEM) for text in report.problems]
+            + [(text, State.GOOD) for text in report.facts]
+            + [(text, State.NOTE) for text in (*report.notes, *notes)]
+        )
+        for fix in choose_fixes(fixes):
+            self._add_button(fix)
+
+    def show_sentences(self, sentences: Sequence[tuple[str, State]]) -> None:
+        """Show sentences without fixes, in place of a report."""
+        for widget in (*self.messages, *self.buttons):
+            self._column.removeWidget(widget)
+            widget.hide()
+            widget.deleteLater()
+        self.messages = [Message(text, state) for text, state in sentences]
+        self.buttons = []
+        for message in self.messages:
+            self._column.addWidget(message)
+
+    def _add_button(self, fix: Fix) -> None:
+        button = QPushButton(button_text(fix))
+        button.setToolTip(fix.text)
+        # Never wider than the panel.
+        button.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+        button.clicked.connect(lambda: self.fix_requested.emit(fix))
+        self.buttons.append(button)
+        self._column.addWidget(button)
+
+
+def choose_fixes(fixes: Sequence[Fix]) -> list[Fix]:
+    """Leave out padding, which happens by itself, repetitions, and channels beyond the first few."""
+    channels = [fix for fix in fixes if fix.kind == "channel"][:_MOST_CHANNELS]
+    chosen: dict[tuple[str, int | None], Fix] = {}
+    for fix in fixes:
+        if fix.kind != "pad" and (fix.kind != "channel" or fix in channels):
+            chosen.setdefault((fix.kind, fix.value), fix)
+    return list(chosen.values())
+
+
+def button_text(fix: Fix) -> str:
+    """Return what fits on a button: the request without its reason."""
+    return fix.text.partition(":")[0].partition(" (")[0]
