@@ -219,7 +219,7 @@ class _Hint:
 
 
 def _is_labelled_rgb(shape: Sequence[int], axis_labels: Sequence[str]) -> bool:
-    if len(axis_labels) != len(shape) or shape[-1] not in (3, 4):
+    if not shape or len(axis_labels) != len(shape) or shape[-1] not in (3, 4):
         return False
     return _read_label(axis_labels[-1]) == "S"
 
@@ -230,7 +230,12 @@ def _check_count(sizes: Sequence[int], rgb: bool) -> None:
         text = " x ".join(map(str, sizes)) or "none"
         raise AxesError(
             f"The image has {len(sizes)} axes{' besides its RGB samples' if rgb else ''}, of sizes "
-            f"{text}, and unetari reads 2 to {most}. Select or drop axes first."
+            f"{text}, and unetari reads 2 to {most}. "
+            + (
+                "Select or drop axes first."
+                if len(sizes) > most
+                else "Height and width are needed."
+            )
         )
 
 

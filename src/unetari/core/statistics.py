@@ -129,8 +129,8 @@ class _Histogram:
     Values become unsigned integers in the same order (floats through their
     bits). With more than `MAX_BINS` distinct values the lowest bits are dropped,
     as few as needed. How many that is depends on the set of values alone, so
-    neither chunking nor order changes a percentile; and what is dropped is a
-    relative precision of about 1e-5 in the worst case.
+    neither chunking nor order changes a percentile. The error is at most half a
+    bin: some 1e-6 of the span of integers, some 1e-5 of the value of floats.
     """
 
     def __init__(self) -> None:
@@ -201,22 +201,25 @@ def _sign_bit(dtype: np.dtype[Any]) -> np.unsignedinteger[Any]:
 
 def _to_keys(values: NDArray[Any]) -> NDArray[Any]:
     """Map values to unsigned integers of the same size and order."""
-    if values.dtype.kind == "u":
-        return values
-    sign = _sign_bit(values.dtype)
+    keys = values
     if values.dtype.kind == "i":
-        return values.view(sign.dtype) ^ sign
-    bits = (values + values.dtype.type(0)).view(sign.dtype)  # + 0 turns -0 into +0
-    return np.where(bits & sign, ~bits, bits | sign)
+        sign = _sign_bit(values.dtype)
+        keys = values.view(sign.dtype) ^ sign
+    elif values.dtype.kind == "f":
+        sign = _sign_bit(values.dtype)
+        bits = (values + values.dtype.type(0)).view(sign.dtype)  # + 0 turns -0 into +0
+        keys = np.where(bits & sign, ~bits, bits | sign)
+    return keys
 
 
 def _from_keys(keys: NDArray[Any], shift: int, dtype: np.dtype[Any]) -> NDArray[Any]:
     """Undo `_to_keys`; keys that lost bits stand for the middle of their bin."""
+    values = keys
     if shift:
-        keys = (keys << shift) | (keys.dtype.type(1) << keys.dtype.type(shift - 1))
-    if dtype.kind == "u":
-        return keys
-    sign = _sign_bit(dtype)
+        values = (keys << shift) | (keys.dtype.type(1) << keys.dtype.type(shift - 1))
     if dtype.kind == "i":
-        return (keys ^ sign).view(dtype)
-    return np.where(keys & sign, keys ^ sign, ~keys).view(dtype)
+        values = (values ^ _sign_bit(dtype)).view(dtype)
+    elif dtype.kind == "f":
+        sign = _sign_bit(dtype)
+        values = np.where(values & sign, values ^ sign, ~values).view(dtype)
+    return values
