@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import pickle
 import zipfile
@@ -143,6 +142,12 @@ def test_variants_of_state_dicts(tmp_path: Path, wrap: Callable[[Weights], Any])
 def test_legacy_torch_file(tmp_path: Path) -> None:
     torch.save(weights_of(), tmp_path / "m.pt", _use_new_zipfile_serialization=False)
     assert load_model(tmp_path / "m.pt").spec.config == SMALL
+
+
+def test_content_counts_more_than_the_suffix(tmp_path: Path) -> None:
+    assert load_model(save_pt(weights_of(), tmp_path / "a.safetensors")).spec.config == SMALL
+    assert load_model(save_bare(weights_of(), tmp_path / "b.pt")).spec.config == SMALL
+    assert load_model(save_bare(weights_of(), tmp_path / "c")).spec.config == SMALL
 
 
 def test_saved_from_cuda(tmp_path: Path) -> None:
@@ -399,8 +404,6 @@ def test_whole_modules_are_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_torch_advice_to_switch_protection_off_is_not_repeated(tmp_path: Path) -> None:
-    stream = io.BytesIO()
-    torch.save({"a": 1}, stream, _use_new_zipfile_serialization=False)
     (tmp_path / "m.pt").write_bytes(b"\x80\x02\x85R.")
     with pytest.raises(ModelFileError) as caught:
         load_model(tmp_path / "m.pt")

@@ -124,7 +124,7 @@ def load_model(path_or_name: str | os.PathLike[str], **options: Any) -> Model:
     Parameters
     ----------
     path_or_name : str or path-like
-        A file, or a name of `bundled_models`.
+        A file, or a name of `bundled_models`, which comes first.
     **options
         What bare weights cannot tell: `activation`, `conv_mode`, `up_mode`,
         `normalization` (feature normalization as text, or a `Normalization`

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from unetari.core.config import UNetConfig
+from unetari.core.sizes import valid_output_size
 from unetari.errors import ConfigError, ShapeError
 
 Initializer = Literal["xavier_uniform", "xavier_normal", "kaiming_uniform", "kaiming_normal"]
@@ -242,8 +243,15 @@ class UNet(nn.Module):
                 f"The network takes ({axes}) with C = {config.in_channels}, and got "
                 f"shape {tuple(shape)}. Reorder or select the channels."
             )
-        deepest = [_deepest_size(int(size), config) for size in shape[2:]]
-        if config.normalization == "instance" and max(deepest) == 1:
+        try:
+            outputs = {valid_output_size(int(size), config) for size in shape[2:]}
+        except ShapeError as error:
+            raise ShapeError(
+                f"{error} Pad or crop the input, or use unetari.predict, which does it for you."
+            ) from error
+        # Sizes that leave one voxel on the deepest level, where variance has no meaning.
+        smallest = config.multiple if config.conv_mode == "same" else 1
+        if config.normalization == "instance" and outputs == {smallest}:
             raise ShapeError(
                 f"Size {tuple(shape[2:])} leaves one voxel on the deepest level, which instance "
                 "normalization cannot process. Use a larger input, fewer blocks, or batch "
@@ -254,27 +262,3 @@ class UNet(nn.Module):
         options = ", ".join(f"{name}={value!r}" for name, value in self.config)
         parameters = sum(p.numel() for p in self.parameters())
         return f"UNet({options})  # {parameters:,} parameters"
-
-
-def _deepest_size(size: int, config: UNetConfig) -> int:
-    """Return what is left of `size` on the deepest level; raise if it cannot be processed."""
-    loss = 0 if config.conv_mode == "same" else 4
-    current = size - loss
-    for level in range(config.n_blocks - 1):
-        if current % 2:
-            raise ShapeError(
-                f"Size {size} becomes {current} on level {level} and cannot be halved. Pad "
-                f"the input so that every level pools evenly (multiple {config.multiple}), or "
-                "use unetari.predict, which does it for you."
-            )
-        current = current // 2 - loss
-    output = current
-    for _ in range(config.n_blocks - 1):
-        output = 2 * output - loss
-    # The decoder shrinks what the encoder left, so a positive end means positive all the way.
-    if output < 1:
-        raise ShapeError(
-            f"Size {size} is too small: nothing is left of it after the convolutions. Use a "
-            "larger input, fewer blocks, or conv_mode='same'."
-        )
-    return current

@@ -16,6 +16,8 @@ class Format(Protocol):
 
     NAME: str
     """Name of the format, for people."""
+    SUFFIXES: tuple[str, ...]
+    """Endings of its files."""
 
     def sniff(self, path: Path) -> bool:
         """Whether the file looks like this format; reads only its first bytes."""
@@ -29,13 +31,17 @@ FORMATS: tuple[Format, ...] = (native, state_dict)
 
 
 def find_format(path: Path) -> Format:
-    """Return the first format that recognizes the file `path`."""
+    """Return the format of the file `path`: by its content, or else by its suffix."""
     for candidate in FORMATS:
         if candidate.sniff(path):
             return candidate
+    for candidate in FORMATS:
+        if path.suffix.lower() in candidate.SUFFIXES:
+            return candidate
     with path.open("rb") as file:
         start = file.read(16)
+    known = ", ".join(f"{known.NAME} ({', '.join(known.SUFFIXES)})" for known in FORMATS)
     raise ModelFileError(
-        f"It starts with {start!r}, which no known format does: "
-        f"{', '.join(known.NAME for known in FORMATS)}. Save the model as one of these."
+        f"It starts with {start!r}, which no known format does: {known}. "
+        "Save the model as one of these."
     )

@@ -16,7 +16,8 @@ from unetari.model.formats.base import Loaded, load_bare
 from unetari.model.unet import UNet
 from unetari.model.weights import LoadOptions, build_network
 
-NAME = "safetensors (.safetensors)"
+NAME = "safetensors"
+SUFFIXES: tuple[str, ...] = (".safetensors",)
 FORMAT = "unetari"
 FORMAT_VERSION = 1
 
@@ -27,7 +28,7 @@ def sniff(path: Path) -> bool:
     """Whether `path` starts like a safetensors file: a length, then a JSON object."""
     with path.open("rb") as file:
         start = file.read(_LENGTH_BYTES + 1)
-    return start[_LENGTH_BYTES:] == b"{" or path.suffix.lower() == ".safetensors"
+    return start[_LENGTH_BYTES:] == b"{"
 
 
 def load(path: Path, options: LoadOptions) -> Loaded:

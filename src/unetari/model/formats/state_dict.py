@@ -18,10 +18,10 @@ from unetari.errors import ModelFileError
 from unetari.model.formats.base import Loaded, load_bare
 from unetari.model.weights import LoadOptions, Weights
 
-NAME = "PyTorch state_dict (.pt, .pth)"
+NAME = "PyTorch state_dict"
+SUFFIXES: tuple[str, ...] = (".pt", ".pth", ".pytorch")
 
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
-_SUFFIXES = (".pt", ".pth", ".pytorch")
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 _REASON = re.compile(r"WeightsUnpickler error: (.+)")
 _WRAPPERS = ("state_dict", "model_state_dict")
@@ -30,10 +30,9 @@ _SAVE = "torch.save(model.state_dict(), path)"
 
 
 def sniff(path: Path) -> bool:
-    """Whether `path` starts like a zip archive or a pickle, or is named like a state_dict."""
+    """Whether `path` starts like a zip archive or a pickle, which torch.save writes."""
     with path.open("rb") as file:
-        start = file.read(len(_ZIP))
-    return start.startswith((_ZIP, _PICKLE)) or path.suffix.lower() in _SUFFIXES
+        return file.read(len(_ZIP)).startswith((_ZIP, _PICKLE))
 
 
 def load(path: Path, options: LoadOptions) -> Loaded:
@@ -71,10 +70,11 @@ def _check_archive(path: Path) -> None:
 
 def _unpickle(path: Path) -> Any:
     try:
-        with warnings.catch_warnings():
+        # An open file: given a path, torch would choose a reader by the suffix.
+        with path.open("rb") as file, warnings.catch_warnings():
             # Torch's advice on pickle protocols is not for the user; refusals are raised below.
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise _refused(path, str(error)) from error
     except Exception as error:  # damaged bytes make torch's reader fail in any way
