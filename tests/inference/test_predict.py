@@ -228,6 +228,11 @@ def test_inexact_network_in_one_tile_needs_no_warning(make_model: MakeModel) -> 
     assert collect(job).record.seams is None
 
 
+def test_image_too_small_for_instance_statistics_is_refused(make_model: MakeModel) -> None:
+    with pytest.raises(ShapeError, match="instance"):
+        prepare(noise(4, 4), make_model(normalization="instance"), device="cpu")
+
+
 def test_exact_networks_have_no_seams(make_model: MakeModel) -> None:
     job = prepare(noise(150, 170), make_model(), tile_shape=(64, 64), device="cpu")
     assert job.warnings == ()

@@ -152,6 +152,7 @@ def prepare(
     plan = plan_tiles(
         shape, config, tile_shape=tile_shape, region=[bounds[axis] for axis in spatial]
     )
+    model.network.check_input((1, config.in_channels, *plan.tile_shape))
     slices = tuple(bounds[axis].slice for axis in source.label_axes)
     return Job(
         source=source,
