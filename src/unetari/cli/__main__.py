@@ -1,0 +1,5 @@
+"""``python -m unetari.cli``."""
+
+from unetari.cli import app
+
+app()

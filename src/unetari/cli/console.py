@@ -1,0 +1,194 @@
+"""What the commands share: where text goes, progress bars, common options."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+
+import typer
+
+from unetari.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+    from rich.table import Table
+
+    from unetari.model.checkpoint import Model
+    from unetari.storage.images import ImageFile
+
+ERROR = 1
+"""Exit code of every error that unetari raises on purpose."""
+DOES_NOT_FIT = 3
+"""Exit code of `check` if the image cannot be predicted with the model."""
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
+
+ModelOption: TypeAlias = Annotated[
+    str, typer.Option("--model", "-m", help="A model file, or the name of a bundled model.")
+]
+AssumeOption: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--assume",
+        metavar="OPTION=VALUE",
+        help="What bare weights do not tell: activation, conv_mode, up_mode, normalization. "
+        "Repeatable.",
+    ),
+]
+AxesOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        help="One letter per axis of the image, such as ZYX or TCYX: T time, C channel, Z Y X "
+        "space, S RGB samples. Default: what the file says, else guessed.",
+    ),
+]
+ChannelOption: TypeAlias = Annotated[
+    int | None, typer.Option(help="Use this channel only, counted from 0.")
+]
+GreyOption: TypeAlias = Annotated[bool, typer.Option("--grey", help="Convert RGB to grey.")]
+OverwriteOption: TypeAlias = Annotated[
+    bool, typer.Option("--overwrite", help="Replace existing output files.")
+]
+
+
+@cache
+def stdout() -> Console:
+    """Return the console for results."""
+    from rich.console import Console
+
+    return Console(highlight=False, markup=False)
+
+
+@cache
+def stderr() -> Console:
+    """Return the console for everything that is no result."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False, markup=False)
+
+
+def show_error(text: str) -> None:
+    """Show an error in one block."""
+    from rich.text import Text
+
+    console = stderr()
+    console.print(Text("Error: ", style="bold red") + Text(text), soft_wrap=not console.is_terminal)
+
+
+def show_message(text: str, *, warning: bool = False) -> None:
+    """Show a sentence for people, away from the results."""
+    from rich.text import Text
+
+    console = stderr()
+    head = Text("Warning: ", style="bold yellow") if warning else Text()
+    console.print(head + Text(text), soft_wrap=not console.is_terminal)
+
+
+def bullets(sentences: Iterable[str]) -> Table:
+    """Return a list whose lines are indented below each other."""
+    from rich.table import Table
+
+    grid = Table.grid(padding=(0, 1, 0, 0))
+    for sentence in sentences:
+        grid.add_row("-", sentence)
+    return grid
+
+
+def progress_bar() -> Progress:
+    """Return a progress bar with the time left, drawn only where somebody can see it."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    console = stderr()
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    )
+
+
+def parse_settings(settings: Iterable[str] | None) -> dict[str, Any]:
+    """Turn `name=value` texts into a nested dict; dots lead into tables.
+
+    Values are TOML where they can be (numbers, true, lists), else text.
+
+    Raises
+    ------
+    ConfigError
+        If a text has no "=".
+
+    Examples
+    --------
+    >>> parse_settings(["steps=500", "network.activation=elu", "flip=true"])
+    {'steps': 500, 'network': {'activation': 'elu'}, 'flip': True}
+    """
+    table: dict[str, Any] = {}
+    for setting in settings or ():
+        name, equals, text = setting.partition("=")
+        if not equals or not name.strip():
+            raise ConfigError(f"{setting!r} is no setting. Write NAME=VALUE, such as steps=500.")
+        *parents, last = name.strip().split(".")
+        inner = table
+        for parent in parents:
+            inner = inner.setdefault(parent, {})
+        inner[last] = _parse_value(text.strip())
+    return table
+
+
+def _parse_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def describe_sizes(sizes: Sequence[float]) -> str:
+    """Join sizes as people write them.
+
+    Examples
+    --------
+    >>> describe_sizes((510, 690)), describe_sizes((1.75, 0.8))
+    ('510 x 690', '1.75 x 0.8')
+    """
+    return " x ".join(f"{size:.10g}" for size in sizes)
+
+
+def describe_image(image: ImageFile) -> str:
+    """Return a line on an image: name, axes, size, type, voxel size."""
+    text = f"{image.path.name}: {image.axes}, {describe_sizes(image.shape)}, {image.data.dtype}"
+    if not image.voxel_size:
+        return f"{text}, voxel size unknown"
+    sizes = describe_sizes([round(size, 6) for size in image.voxel_size.values()])
+    unit = "\N{MICRO SIGN}m" if image.unit else "(unit unknown)"
+    return f"{text}, {''.join(image.voxel_size)} {sizes} {unit}"
+
+
+def scale_warning(image: ImageFile, model: Model) -> str:
+    """Say if the voxels are far from those the model was trained on, else return ""."""
+    trained = dict(zip("ZYX"[-len(model.spec.voxel_size) :], model.spec.voxel_size, strict=False))
+    if not image.unit:
+        return ""
+    for axis, size in trained.items():
+        factor = image.voxel_size.get(axis, size) / size
+        if not 0.5 <= factor <= 2:
+            return (
+                f"The image's voxel size along {axis} is {image.voxel_size[axis]:.3g} um, and the "
+                f"model was trained at {size:.3g} um: objects look {1 / factor:.2g} times as large "
+                "to it. Results can be poor; resample the image if they are."
+            )
+    return ""

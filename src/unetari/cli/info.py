@@ -1,0 +1,93 @@
+"""``unetari info``: what a model is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from unetari.cli.console import AssumeOption, describe_sizes, parse_settings, show_message, stdout
+from unetari.model.bundled import bundled_models
+
+if TYPE_CHECKING:
+    from unetari.model.checkpoint import Model
+
+
+def info(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[MODEL]",
+            help="A model file or a bundled name; without it, the names are listed.",
+        ),
+    ] = None,
+    list_all: Annotated[
+        bool, typer.Option("--list", help="List the names of the bundled models.")
+    ] = False,
+    assume: AssumeOption = None,
+) -> None:
+    """Show a model's card, options and what was assumed about it."""
+    if model is None or list_all:
+        _list_bundled()
+        return
+    from rich import box
+    from rich.table import Table
+
+    from unetari.model.checkpoint import load_model
+
+    table = Table(box=box.SIMPLE, show_header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, text in _lines(load_model(model, **parse_settings(assume))):
+        if text:
+            table.add_row(name, text)
+    stdout().print(table)
+
+
+def _list_bundled() -> None:
+    names = bundled_models()
+    for name in names:
+        typer.echo(name)
+    if not names:
+        show_message("No model comes with this installation.")
+
+
+def _lines(model: Model) -> Iterator[tuple[str, str]]:
+    from unetari.core.shapes import receptive_field
+    from unetari.model.summary import count_parameters
+
+    spec, config = model.spec, model.spec.config
+    field = receptive_field(config)
+    yield "name", spec.name
+    yield "description", spec.description
+    yield "classes", ", ".join(f"{i} {name}" for i, name in enumerate(spec.labels))
+    yield "voxel size", f"{describe_sizes(spec.voxel_size)} um" if spec.voxel_size else ""
+    yield "network", ", ".join(f"{key}={value}" for key, value in config.model_dump().items())
+    yield "parameters", f"{count_parameters(config):,}"
+    yield "size multiple", str(config.multiple)
+    yield "receptive field", f"{describe_sizes([field] * config.dim)} voxels"
+    yield "normalization", _describe_normalization(model)
+    yield "authors", ", ".join(spec.authors)
+    yield "licence", spec.license
+    yield "training data", spec.data_credit
+    yield "validation", _describe_validation(model)
+    yield "file", model.source
+    yield "SHA-256", model.sha256
+    for note in model.notes:
+        yield "note", note
+
+
+def _describe_normalization(model: Model) -> str:
+    settings = model.spec.normalization
+    limits = f" {settings.low:g} to {settings.high:g}"
+    text = settings.method + (limits if settings.method in ("percentile", "range") else "")
+    return f"{text}, per {settings.scope}" if settings.method in _WITH_STATISTICS else text
+
+
+_WITH_STATISTICS = ("percentile", "zscore", "minmax")
+
+
+def _describe_validation(model: Model) -> str:
+    score = model.spec.training.get("validation_iou")
+    return f"foreground IoU {score:.3f} on held-out images" if isinstance(score, float) else ""

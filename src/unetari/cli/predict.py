@@ -1,0 +1,204 @@
+"""``unetari predict``: an image file in, a label file out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from unetari.cli.console import (
+    INTERRUPTED,
+    AssumeOption,
+    AxesOption,
+    ChannelOption,
+    GreyOption,
+    ModelOption,
+    OverwriteOption,
+    describe_image,
+    parse_settings,
+    progress_bar,
+    scale_warning,
+    show_message,
+    stdout,
+)
+from unetari.errors import OutputExistsError, ShapeError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from unetari.inference.job import Job
+    from unetari.inference.predict import TileResult
+    from unetari.inference.record import RunRecord
+    from unetari.model.checkpoint import Model
+    from unetari.storage.images import ImageFile
+
+
+def predict(
+    image: Annotated[
+        Path, typer.Argument(metavar="IMAGE", help="TIFF, PNG, JPEG, npy, zarr or OME-Zarr.")
+    ],
+    model: ModelOption,
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", help="The label file: .tif, .ome.tif, .npy or .zarr."),
+    ],
+    axes: AxesOption = None,
+    channel: ChannelOption = None,
+    grey: GreyOption = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    tile: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[Zx]YxX",
+            help="Largest tile, such as 512x512. Default: what fits in memory.",
+        ),
+    ] = None,
+    scores: Annotated[
+        Path | None, typer.Option(help="Write the probabilities of the classes here, too.")
+    ] = None,
+    assume: AssumeOption = None,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Segment an image and write the labels, with a record of the run beside them.
+
+    The labels keep the image's voxel size and its axes without channels. The
+    record is named after them, with .json added. An interrupted run leaves no
+    file behind.
+    """
+    from unetari.storage.images import open_image
+
+    outputs = [out] if scores is None else [out, scores]
+    _check_outputs(outputs, image, overwrite)
+    tile_shape = None if tile is None else _parse_tile(tile)
+    opened = open_image(image, axes)
+    loaded = _load(model, assume, opened)
+
+    from unetari.inference.job import prepare
+
+    job = prepare(
+        opened.source(channel, grey),
+        loaded,
+        device=device,
+        tile_shape=tile_shape,
+        scores=scores is not None,
+    )
+    _announce(job, opened)
+    try:
+        record, counts = _run(job, opened, outputs, overwrite)
+    except KeyboardInterrupt as interruption:
+        show_message("Interrupted. No labels were written.")
+        raise typer.Exit(INTERRUPTED) from interruption
+    record_file(out).write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    _conclude(job, record, counts)
+    for path in outputs:
+        stdout().print(str(path), soft_wrap=True)
+
+
+def record_file(labels: Path) -> Path:
+    """Return where the record of a label file goes."""
+    return labels.with_name(f"{labels.name}.json")
+
+
+def _check_outputs(outputs: list[Path], image: Path, overwrite: bool) -> None:
+    from unetari.storage.labels import check_output
+
+    for path in outputs:
+        check_output(path, inputs=[image], overwrite=overwrite)
+    if len({path.resolve() for path in outputs}) < len(outputs):
+        raise OutputExistsError(f"{outputs[0]} is given for both labels and scores. Use two names.")
+    record = record_file(outputs[0])
+    if record.exists() and not overwrite:
+        raise OutputExistsError(f"{record} exists already. Choose another name, or --overwrite.")
+
+
+def _parse_tile(text: str) -> tuple[int, ...]:
+    parts = re.split(r"[x,\s]+", text.strip().lower())
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise ShapeError(f"--tile {text!r} is no size. Write it as 512x512, or 32x256x256 in 3D.")
+    return tuple(map(int, parts))
+
+
+def _load(name: str, assume: list[str] | None, image: ImageFile) -> Model:
+    """Load a model after the image is known to open: torch takes seconds."""
+    from unetari.model.checkpoint import load_model
+
+    model = load_model(name, **parse_settings(assume))
+    for note in model.notes:
+        show_message(note)
+    warning = scale_warning(image, model)
+    if warning:
+        show_message(warning, warning=True)
+    return model
+
+
+def _announce(job: Job, image: ImageFile) -> None:
+    from unetari.core.shapes import check_shape
+
+    show_message(describe_image(image))
+    for sentence in (*image.notes, *check_shape(job.model.spec.config, job.source).sentences()):
+        show_message(sentence)
+    for warning in job.warnings:
+        show_message(warning, warning=True)
+
+
+def _run(
+    job: Job, image: ImageFile, outputs: list[Path], overwrite: bool
+) -> tuple[RunRecord, NDArray[np.int64]]:
+    import numpy as np
+
+    from unetari.inference.predict import run, yield_into
+    from unetari.storage.labels import create_labels
+
+    counts = np.zeros(job.model.spec.config.n_classes, np.int64)
+    labels_path, *scores_path = outputs
+    common: dict[str, Any] = {
+        "voxel_size": image.voxel_size,
+        "unit": image.unit,
+        "overwrite": overwrite,
+    }
+    axes = job.source.label_axes
+    with ExitStack() as files:
+        labels = files.enter_context(
+            create_labels(labels_path, job.labels_shape, job.labels_dtype, axes=axes, **common)
+        )
+        scores = None
+        for path in scores_path:
+            scores = files.enter_context(
+                create_labels(path, job.scores_shape, np.float32, axes=f"C{axes}", **common)
+            )
+        record = yield_into(_watched(run(job), job, counts), labels, scores)
+    return record, counts
+
+
+def _watched(
+    results: Generator[TileResult, None, RunRecord], job: Job, counts: NDArray[np.int64]
+) -> Generator[TileResult, None, RunRecord]:
+    """Pass results on, move the bar and count the voxels of each class."""
+    import numpy as np
+
+    with progress_bar() as bar:
+        task = bar.add_task("Tiles", total=job.n_tiles)
+        while True:
+            try:
+                result = next(results)
+            except StopIteration as end:
+                record: RunRecord = end.value
+                return record
+            counts += np.bincount(result.labels.ravel(), minlength=len(counts))
+            yield result
+            bar.update(task, completed=result.index + 1)
+
+
+def _conclude(job: Job, record: RunRecord, counts: NDArray[np.int64]) -> None:
+    shares = 100 * counts / counts.sum()
+    names = job.model.spec.labels
+    classes = ", ".join(f"{name} {share:.1f} %" for name, share in zip(names, shares, strict=True))
+    tiles = "1 tile" if record.tiles_done == 1 else f"{record.tiles_done} tiles"
+    show_message(f"{tiles} in {record.seconds:.1f} s on {record.device}: {classes}.")
+    if record.seams is not None:
+        show_message(str(record.seams), warning=True)

@@ -1,0 +1,123 @@
+"""``unetari train``: image and label pairs in, a model file out."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from unetari.cli.console import (
+    INTERRUPTED,
+    OverwriteOption,
+    parse_settings,
+    progress_bar,
+    show_message,
+    stdout,
+)
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from unetari.training.loop import TrainingProgress
+    from unetari.training.options import TrainingOptions
+
+
+def train(
+    images: Annotated[Path, typer.Option(help="Folder of images.")],
+    labels: Annotated[Path, typer.Option(help="Folder of label images, named as the images are.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The model file, .safetensors.")],
+    options: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[CONFIG]",
+            help="A TOML file with the options. Default: a 2D network, 3000 steps.",
+        ),
+    ] = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Set or change an option, such as steps=500 or network.dim=3. Repeatable.",
+        ),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run.")] = False,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Train a network on images and their labels.
+
+    The best model so far is in the output file at any time. Ctrl-C stops after
+    the current step; --resume goes on from there.
+    """
+    from unetari.training.data import find_pairs
+    from unetari.training.loop import train as train_network
+
+    chosen = _options(options, parse_settings(change))
+    pairs = find_pairs(images, labels)
+    show_message(f"{len(pairs)} pairs of images and labels, {chosen.steps} steps.")
+    with _stop_on_interrupt() as stopped:
+        steps = train_network(
+            chosen,
+            pairs,
+            out,
+            resume=resume,
+            overwrite=overwrite,
+            should_stop=lambda: bool(stopped),
+        )
+        last = _follow(steps, chosen.steps)
+    if stopped and (last is None or not last.is_complete):
+        done = 0 if last is None else last.step
+        show_message(f"Stopped after step {done}. Go on with the same command and --resume.")
+        raise typer.Exit(INTERRUPTED)
+    if last is not None:
+        stdout().print(str(last.path), soft_wrap=True)
+
+
+def _options(path: Path | None, changes: Mapping[str, Any]) -> TrainingOptions:
+    from unetari.training.options import TrainingOptions, load_options
+
+    options = load_options(path) if path else TrainingOptions()
+    if not changes:
+        return options
+    return options.replace(
+        **{
+            name: getattr(options, name).replace(**value) if isinstance(value, dict) else value
+            for name, value in changes.items()
+        }
+    )
+
+
+@contextmanager
+def _stop_on_interrupt() -> Iterator[list[bool]]:
+    """Yield a list that the first Ctrl-C fills; a second one interrupts at once."""
+    stopped: list[bool] = []
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        stopped.append(True)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        show_message("Stopping after this step; once more to give up.")
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield stopped
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _follow(steps: Iterator[TrainingProgress], total: int) -> TrainingProgress | None:
+    """Move the bar, and say each validation in a line; return the last progress."""
+    last = None
+    with progress_bar() as bar:
+        task = bar.add_task("Training", total=total)
+        for last in steps:
+            bar.update(task, completed=last.step, description=f"loss {last.loss:.3f}")
+            if last.score is not None:
+                best = ", the best so far" if last.score == last.best else ""
+                show_message(
+                    f"Step {last.step}: loss {last.loss:.3f}, validation IoU {last.score:.3f}{best}"
+                )
+    return last
