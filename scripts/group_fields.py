@@ -32,13 +32,14 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-Images = dict[str, NDArray[np.float32]]
+Image = NDArray[np.float32]
+Images = dict[str, Image]
 SEAMS = (("right", "left"), ("bottom", "top"))
-COMPLETE = {(256, 256): 4}
+COMPLETE: dict[tuple[int, ...], int] = {(256, 256): 4}
 """The smallest group of a shape that may be held out; 1 for other shapes."""
 
 
-def border(image: NDArray[np.float32], side: str) -> tuple[NDArray, NDArray]:
+def border(image: Image, side: str) -> tuple[Image, Image]:
     """Return the outermost line of a side, and the line next to it."""
     turned = {"left": image.T, "right": image.T[::-1], "top": image, "bottom": image[::-1]}[side]
     return turned[0], turned[1]
@@ -47,14 +48,17 @@ def border(image: NDArray[np.float32], side: str) -> tuple[NDArray, NDArray]:
 def standardize(lines: NDArray[np.float32]) -> NDArray[np.float32]:
     """Scale each line to zero mean and unit length, so that products are correlations."""
     centred = lines - lines.mean(axis=1, keepdims=True)
-    return centred / (np.linalg.norm(centred, axis=1, keepdims=True) + 1e-6)
+    length = np.sqrt((centred**2).sum(axis=1, keepdims=True))
+    scaled: Image = centred / (length + np.float32(1e-6))
+    return scaled
 
 
-def seam_links(images: Sequence[NDArray], correlation: float, step: float) -> NDArray[np.bool_]:
+def seam_links(images: Sequence[Image], correlation: float, step: float) -> NDArray[np.bool_]:
     """Tell, for each ordered pair, whether the first image continues in the second."""
     links = np.zeros((len(images), len(images)), bool)
     for here, there in SEAMS:
-        last, before = (np.stack(lines) for lines in zip(*(border(i, here) for i in images)))
+        last = np.stack([border(image, here)[0] for image in images])
+        before = np.stack([border(image, here)[1] for image in images])
         first = np.stack([border(image, there)[0] for image in images])
         across = np.stack([np.abs(line - first).mean(axis=1) for line in last])
         within = np.abs(last - before).mean(axis=1, keepdims=True) + 0.5

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from unetari.errors import MissingExtraError
 from unetari.training.data import Sample, draw_window
 from unetari.training.options import Augmentation, TrainingOptions
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 try:
-    from monai import transforms as mt
+    from monai.transforms.compose import Compose
+    from monai.transforms.intensity.array import (
+        RandAdjustContrast,
+        RandGaussianNoise,
+        RandGaussianSmooth,
+        RandScaleIntensity,
+        RandShiftIntensity,
+    )
+    from monai.transforms.spatial.array import Affine
 except ImportError as error:
     raise MissingExtraError("monai", "train", "Training") from error
 
 
 def draw_patch(
-    sample: Sample, options: TrainingOptions, rng: np.random.Generator, intensity: Any
+    sample: Sample, options: TrainingOptions, rng: np.random.Generator, intensity: Compose
 ) -> tuple[Tensor, Tensor]:
     """Cut a random, augmented patch out of a sample.
 
@@ -46,14 +52,14 @@ def draw_patch(
     warps = rng.random() < augmentation.affine
     margin = augmentation.zoom * augmentation.stretch if warps else 1.0
     window = [2 * math.ceil(size * margin / 2) if warps else size for size in patch]
-    image, labels = draw_window(sample, patch, window, rng, foreground=options.foreground)
-    labels = labels[np.newaxis].astype(np.float32)
+    image, classes = draw_window(sample, patch, window, rng, foreground=options.foreground)
+    labels = classes[np.newaxis].astype(np.float32)
     if warps:
         image, labels = warp(image, labels, patch, augmentation, rng)
     image, labels = turn(image, labels, augmentation, rng)
     intensity.set_random_state(seed=int(rng.integers(2**31)))
-    changed = intensity(np.ascontiguousarray(image))
-    return mt.ToTensor(track_meta=False)(changed), mt.ToTensor(track_meta=False)(labels.copy())
+    changed = np.asarray(intensity(np.ascontiguousarray(image)), np.float32)
+    return torch.from_numpy(changed), torch.from_numpy(np.ascontiguousarray(labels))
 
 
 def warp(
@@ -72,7 +78,7 @@ def warp(
     stretch = math.log(augmentation.stretch)
     scale = np.exp(rng.uniform(-zoom, zoom) + rng.uniform(-stretch, stretch, axes))
     angle = float(rng.uniform(-math.pi, math.pi))
-    affine = mt.Affine(
+    affine = Affine(
         # In 3D the first of the three angles turns around z, the first axis.
         rotate_params=angle if axes == 2 else (angle, 0.0, 0.0),
         scale_params=tuple(scale.tolist()),
@@ -80,10 +86,9 @@ def warp(
         padding_mode="reflection",
         image_only=True,
     )
-    return (
-        np.asarray(affine(image, mode="bilinear"), np.float32),
-        np.asarray(affine(labels, mode="nearest"), np.float32),
-    )
+    warped = affine(torch.from_numpy(image), mode="bilinear")
+    nearest = affine(torch.from_numpy(labels), mode="nearest")
+    return np.asarray(warped, np.float32), np.asarray(nearest, np.float32)
 
 
 def turn(
@@ -93,7 +98,7 @@ def turn(
     rng: np.random.Generator,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Flip along random axes and rotate by a random multiple of 90 degrees in the plane."""
-    flips = [axis for axis in range(1, image.ndim) if rng.random() < 0.5]
+    flips = tuple(axis for axis in range(1, image.ndim) if rng.random() < 0.5)
     turns = int(rng.integers(4))
     if augmentation.flip and flips:
         image, labels = np.flip(image, flips), np.flip(labels, flips)
@@ -102,7 +107,7 @@ def turn(
     return image, labels
 
 
-def intensity_changes(augmentation: Augmentation) -> mt.Compose:
+def intensity_changes(augmentation: Augmentation) -> Compose:
     """Return the random changes of intensity: blur, gamma, brightness, offset, noise.
 
     They expect an image (C, [Z,] Y, X) normalized to about 0..1.
@@ -110,12 +115,12 @@ def intensity_changes(augmentation: Augmentation) -> mt.Compose:
     strength, often = augmentation.strength, augmentation.intensity
     gamma = 1 + strength
     blur = (0.3, 0.3 + 1.2 * strength)
-    return mt.Compose(
+    return Compose(
         [
-            mt.RandGaussianSmooth(blur, blur, blur, prob=augmentation.blur),
-            mt.RandAdjustContrast(prob=often, gamma=(1 / gamma, gamma)),
-            mt.RandScaleIntensity(factors=0.5 * strength, prob=often),
-            mt.RandShiftIntensity(offsets=0.1 * strength, prob=often),
-            mt.RandGaussianNoise(prob=augmentation.noise, std=0.1 * strength),
+            RandGaussianSmooth(blur, blur, blur, prob=augmentation.blur),
+            RandAdjustContrast(prob=often, gamma=(1 / gamma, gamma)),
+            RandScaleIntensity(factors=0.5 * strength, prob=often),
+            RandShiftIntensity(offsets=0.1 * strength, prob=often),
+            RandGaussianNoise(prob=augmentation.noise, std=0.1 * strength),
         ]
     )

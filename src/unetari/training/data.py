@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unetari.core.normalization import fit_intensity
+from unetari.core.source import ImageSource
 from unetari.errors import ConfigError, ImageFileError, ShapeError
+from unetari.storage.images import open_image
 from unetari.training.options import TrainingOptions
 
 SUFFIXES = (".tif", ".tiff", ".png", ".npy", ".zarr", ".jpg", ".jpeg", ".bmp")
@@ -136,8 +139,14 @@ def _matching(pairs: Sequence[Pair], patterns: Sequence[str], option: str) -> se
     return found
 
 
-def load_sample(pair: Pair, options: TrainingOptions) -> Sample:
+def load_samples(pair: Pair, options: TrainingOptions) -> list[Sample]:
     """Read a pair, check that it fits, and normalize the image.
+
+    Returns
+    -------
+    list of Sample
+        One per network input: the planes of a stack for a 2D network, the
+        volumes of a time series for a 3D one.
 
     Raises
     ------
@@ -145,26 +154,53 @@ def load_sample(pair: Pair, options: TrainingOptions) -> Sample:
         If the image and its labels differ in size, or do not fit the network.
     ImageFileError
         If a file cannot be read, or the labels are empty or no classes.
+    AxesError
+        If the axes do not suit the network.
     """
-    image, labels = _read(pair.image), _read(pair.labels)
-    config = options.network
-    if image.ndim == config.dim:
-        image = image[np.newaxis]
-    if image.shape[0] != config.in_channels or image.shape[1:] != labels.shape:
+    source = open_image(pair.image, options.axes).source(options.channel, options.grey)
+    labels = np.asarray(open_image(pair.labels).data)
+    _check(source, labels, pair, options)
+    labels = _classes(labels, pair, options)
+    dim, normalization = options.network.dim, options.normalization
+    frames = list(source.frames(dim))
+    whole = tuple(slice(0, size) for size in source.spatial_shape(dim))
+    fitted = fit_intensity(normalization, source.iter_blocks(dim))
+    samples = []
+    for frame in frames:
+        if normalization.scope == "frame":
+            fitted = fit_intensity(normalization, source.iter_blocks(dim, frame))
+        index = tuple(frame.get(letter, slice(None)) for letter in source.label_axes)
+        where = "".join(f" {letter}{number}" for letter, number in frame.items())
+        image = fitted(source.read(frame, whole))
+        samples.append(Sample(pair.name + where, image, np.ascontiguousarray(labels[index])))
+    return samples
+
+
+def _check(source: ImageSource, labels: NDArray[Any], pair: Pair, options: TrainingOptions) -> None:
+    wanted = options.network.in_channels
+    if source.n_channels != wanted:
         raise ShapeError(
-            f"{pair.image}: shape {image.shape} with labels {labels.shape}. A {config.dim}D "
-            f"network with {config.in_channels} channel(s) needs images of that many axes and "
-            "channels, and labels of the same size."
+            f"{pair.image} has {source.n_channels} channels ({source.describe()}), and the network "
+            f"takes {wanted}. Set in_channels={source.n_channels}, or choose a channel, or "
+            "grey=true for RGB."
         )
-    mapping = fit_intensity(options.normalization, [image])
-    return Sample(pair.name, mapping(image), _classes(labels, pair, options))
+    if labels.shape != source.label_shape:
+        raise ShapeError(
+            f"{pair.labels} has shape {labels.shape}, and {pair.image.name} "
+            f"({source.describe()}) needs labels of shape {source.label_shape}. Labels have the "
+            "image's axes without its channels."
+        )
+    if labels.dtype.kind not in "iu":
+        raise ImageFileError(
+            f"{pair.labels} has values of type {labels.dtype}. Labels are whole numbers; save "
+            "them as an integer image."
+        )
 
 
-def _classes(labels: NDArray, pair: Pair, options: TrainingOptions) -> NDArray[np.uint16]:
+def _classes(labels: NDArray[Any], pair: Pair, options: TrainingOptions) -> NDArray[np.uint16]:
     if not labels.any():
         raise ImageFileError(
-            f"{pair.labels} is empty: no voxel is labelled. Annotate it, or exclude "
-            f"{pair.name!r}."
+            f"{pair.labels} is empty: no voxel is labelled. Annotate it, or exclude {pair.name!r}."
         )
     if options.target == "foreground":
         return (labels > 0).astype(np.uint16)
@@ -178,21 +214,13 @@ def _classes(labels: NDArray, pair: Pair, options: TrainingOptions) -> NDArray[n
     return labels.astype(np.uint16)
 
 
-def _read(path: Path) -> NDArray:
-    if path.suffix == ".npy":
-        return np.load(path, allow_pickle=False)
-    if path.suffix in (".tif", ".tiff"):
-        import tifffile
-
-        return tifffile.imread(path)
-    import imageio.v3 as iio
-
-    return iio.imread(path)
-
-
 def draw_window(
-    sample: Sample, patch: Sequence[int], window: Sequence[int], rng: np.random.Generator,
-    *, foreground: float,
+    sample: Sample,
+    patch: Sequence[int],
+    window: Sequence[int],
+    rng: np.random.Generator,
+    *,
+    foreground: float,
 ) -> tuple[NDArray[np.float32], NDArray[np.uint16]]:
     """Cut a random window around a patch out of a sample.
 
@@ -217,7 +245,7 @@ def draw_window(
     labels : ([Z,] Y, X) uint16
     """
     shape = np.array(sample.labels.shape)
-    if rng.random() < foreground:
+    if rng.random() < foreground and len(sample.foreground):
         centre = sample.foreground[rng.integers(len(sample.foreground))]
     else:
         centre = rng.integers(0, shape)

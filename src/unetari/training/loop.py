@@ -14,18 +14,30 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.losses import DiceCELoss
-from torch import Tensor
+from torch import Tensor, nn
 
+from unetari.core.normalization import Normalization
+from unetari.core.source import ImageSource
 from unetari.core.spec import ModelSpec
-from unetari.errors import OutputExistsError
+from unetari.errors import ConfigError, MissingExtraError, OutputExistsError
+from unetari.inference.predict import predict
+from unetari.model.bundled import SUFFIX
 from unetari.model.checkpoint import Model, save_model
+from unetari.model.device import resolve_device
 from unetari.model.unet import UNet, autocrop
 from unetari.training.augment import draw_patch, intensity_changes
-from unetari.training.data import Pair, Sample, load_sample, split_pairs
+from unetari.training.data import Pair, Sample, load_samples, split_pairs
 from unetari.training.options import TrainingOptions
-from unetari.training.scores import Overlap, overlap
+from unetari.training.scores import overlap
 from unetari.training.state import TrainingState, resume_file
+
+try:
+    from monai.losses.dice import DiceCELoss
+except ImportError as error:
+    raise MissingExtraError("monai", "train", "Training") from error
+
+_LAYOUT = {2: torch.channels_last, 3: torch.channels_last_3d}
+"""Memory layouts in which convolutions are fastest, by number of dimensions."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +78,9 @@ def train(
 
     The network that scores best on the held-out images is in `out` at any
     time. Beside it, `<name>.resume.pt` holds what is needed to go on; it is
-    written at each validation and when the run is stopped, and removed at the
-    end. Equal options, data and number of threads give equal models, stopped
-    and resumed or not.
+    written at each validation and when the run is stopped or its generator
+    closed, and removed at the end. Equal options, data and number of threads
+    give equal models on a processor, stopped and resumed or not.
 
     Parameters
     ----------
@@ -83,7 +95,7 @@ def train(
     overwrite : bool
         Replace an existing model file. Resuming needs no permission.
     should_stop : callable
-        Asked after each step; once true, the state is saved and the run ends.
+        Asked before each step; once true, the state is saved and the run ends.
 
     Yields
     ------
@@ -93,28 +105,47 @@ def train(
     Raises
     ------
     OutputExistsError
-        If `out`, or a resume file from an earlier run, exists.
-    ConfigError, ImageFileError, ShapeError
-        If the data do not fit together or to the options.
+        If `out`, or a resume file from an earlier run, exists. This and
+        what is wrong with names and options is raised at once, before the
+        first step is asked for.
+    ConfigError, ImageFileError, ShapeError, AxesError
+        If the data do not fit together, or not to the options.
+    ModelFileError
+        If there is nothing to resume, or the model cannot be written.
+    DeviceError
+        If the device does not exist.
     """
-    out = _target(Path(out), resume=resume, overwrite=overwrite)
-    training, validation = split_pairs(pairs, options)
+    target = _target(Path(out), resume=resume, overwrite=overwrite)
+    split = split_pairs(pairs, options)
     state = _start(options)
     if resume:
-        state.restore(resume_file(out), options)
-    run = _Run(
-        options=options,
-        out=out,
-        state=state,
-        training=[load_sample(pair, options) for pair in training],
-        validation=[load_sample(pair, options) for pair in validation],
+        state.restore(resume_file(target), options)
+        state.best = state.best if target.exists() else None
+    return _train(options, target, state, split, should_stop)
+
+
+def _train(
+    options: TrainingOptions,
+    out: Path,
+    state: TrainingState,
+    split: tuple[Sequence[Pair], Sequence[Pair]],
+    should_stop: Callable[[], bool],
+) -> Iterator[TrainingProgress]:
+    training, validation = (
+        [sample for pair in pairs for sample in load_samples(pair, options)] for pairs in split
     )
+    run = _Run(options, out, state, training, validation)
     with _threads(options.threads):
-        yield from run.steps(should_stop)
+        try:
+            yield from run.steps(should_stop)
+        finally:
+            run.leave()
 
 
 def _target(out: Path, *, resume: bool, overwrite: bool) -> Path:
-    out = out if out.suffix else out.with_suffix(".safetensors")
+    out = out if out.suffix else out.with_suffix(SUFFIX)
+    if out.suffix != SUFFIX:
+        raise ConfigError(f"{out}: models are saved as {SUFFIX}. Use {out.with_suffix(SUFFIX)}.")
     for path in (out, resume_file(out)):
         if path.exists() and not resume and not overwrite:
             raise OutputExistsError(
@@ -125,12 +156,14 @@ def _target(out: Path, *, resume: bool, overwrite: bool) -> Path:
 
 
 def _start(options: TrainingOptions) -> TrainingState:
+    device = resolve_device(options.device)
     with torch.random.fork_rng():
         torch.manual_seed(options.seed)
         network = UNet(options.network)
-    device = torch.device("cpu" if options.device == "auto" else options.device)
-    layout = torch.channels_last if options.network.dim == 2 else torch.channels_last_3d
-    network = network.to(device, memory_format=layout)
+    network = nn.Module.to(network, device)
+    for parameter in network.parameters():
+        if parameter.ndim == options.network.dim + 2:
+            parameter.data = parameter.data.contiguous(memory_format=_LAYOUT[options.network.dim])
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
     )
@@ -150,6 +183,8 @@ def _threads(count: int | None) -> Iterator[None]:
 
 @dataclass
 class _Run:
+    """The steps of one run, over samples in memory."""
+
     options: TrainingOptions
     out: Path
     state: TrainingState
@@ -157,44 +192,40 @@ class _Run:
     validation: list[Sample]
 
     def __post_init__(self) -> None:
-        self.intensity = intensity_changes(self.options.augmentation)
-        self.device = next(self.state.network.parameters()).device
         several = self.options.network.out_channels > 1
         self.loss = DiceCELoss(
             to_onehot_y=several, softmax=several, sigmoid=not several, batch=True
         )
+        self.intensity = intensity_changes(self.options.augmentation)
+        self.device = next(self.state.network.parameters()).device
+        self.losses: list[float] = []
+        self.saved = self.state.step
 
     def steps(self, should_stop: Callable[[], bool]) -> Iterator[TrainingProgress]:
-        """Do the remaining steps, and leave a resume file whenever the run ends early."""
-        options, state = self.options, self.state
-        losses: list[float] = []
-        finished = False
-        started, seconds_before, first = time.monotonic(), state.seconds, state.step
-        try:
-            while state.step < options.steps and not (state.step > first and should_stop()):
-                losses.append(self.step())
-                state.step += 1
-                validates = (
-                    state.step % options.validate_every == 0 or state.step == options.steps
-                )
-                loss = float(np.mean(losses))
-                score = self.validate(loss) if validates else None
-                if validates:
-                    losses.clear()
-                spent = time.monotonic() - started
-                state.seconds = seconds_before + spent
-                if validates:
-                    state.save(resume_file(self.out), options)
-                left = spent / (state.step - first) * (options.steps - state.step)
-                yield TrainingProgress(
-                    state.step, options.steps, loss, score, state.best, left, self.out
-                )
-            finished = state.step == options.steps
-        finally:
-            if finished:
-                resume_file(self.out).unlink(missing_ok=True)
-            elif state.step > first and state.step % options.validate_every:
-                state.save(resume_file(self.out), options)
+        """Do the remaining steps."""
+        state, total = self.state, self.options.steps
+        first, started = state.step, time.monotonic()
+        while state.step < total and not should_stop():
+            self.losses.append(self.step())
+            state.step += 1
+            loss, score = float(np.mean(self.losses)), None
+            if state.step % self.options.validate_every == 0 or state.step == total:
+                score = self.validate(loss)
+                self.save()
+            left = (time.monotonic() - started) / (state.step - first) * (total - state.step)
+            yield TrainingProgress(state.step, total, loss, score, state.best, left, self.out)
+
+    def save(self) -> None:
+        """Write the resume file."""
+        self.state.save(resume_file(self.out), self.options)
+        self.saved = self.state.step
+
+    def leave(self) -> None:
+        """Remove the resume file after the last step, or bring it up to date before."""
+        if self.state.step == self.options.steps:
+            resume_file(self.out).unlink(missing_ok=True)
+        elif self.state.step > self.saved:
+            self.save()
 
     def step(self) -> float:
         """Do one optimizer step and return its loss."""
@@ -207,33 +238,34 @@ class _Run:
         with torch.autocast(self.device.type, torch.bfloat16, options.precision == "bfloat16"):
             logits = state.network(images)
         loss: Tensor = self.loss(logits.float(), autocrop(labels, logits))
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(state.network.parameters(), 1.0)
+        if not torch.isfinite(loss):
+            raise ConfigError(
+                f"The loss is {loss.item()} in step {state.step + 1}: training fell apart with "
+                f"learning_rate={options.learning_rate}. Lower it, or use precision='float32'."
+            )
+        torch.autograd.backward(loss)
+        nn.utils.clip_grad_norm_(state.network.parameters(), 1.0)
         state.optimizer.step()
         return float(loss.detach())
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Draw the patches of a step; they depend on the seed and the step alone."""
-        rng = np.random.default_rng((self.options.seed, step))
-        chosen = rng.integers(len(self.training), size=self.options.batch_size)
+        options = self.options
+        rng = np.random.default_rng((options.seed, step))
+        chosen = rng.integers(len(self.training), size=options.batch_size)
         patches = [
-            draw_patch(self.training[index], self.options, rng, self.intensity)
-            for index in chosen
+            draw_patch(self.training[index], options, rng, self.intensity) for index in chosen
         ]
-        images, labels = (torch.stack(arrays).to(self.device) for arrays in zip(*patches))
-        dim = self.options.network.dim
-        layout = torch.channels_last if dim == 2 else torch.channels_last_3d
-        return images.contiguous(memory_format=layout), labels
+        images = torch.stack([image for image, _ in patches]).to(self.device)
+        labels = torch.stack([labels for _, labels in patches]).to(self.device)
+        return images.contiguous(memory_format=_LAYOUT[options.network.dim]), labels
 
     def validate(self, loss: float) -> float:
         """Score the network on the held-out images, and keep it if it is the best so far."""
-        options, state = self.options, self.state
-        counts = [
-            overlap(segment(state.network, s.image), s.labels, options.network.n_classes)
-            for s in self.validation
-        ]
-        score = sum(counts[1:], start=counts[0]).iou
+        state = self.state
+        score = score_network(state.network, self.validation, str(self.device))
         state.history.append({"step": state.step, "loss": loss, "score": score})
+        self.losses.clear()
         if state.best is None or score > state.best:
             state.best = score
             save_model(self.model(), self.out, overwrite=True)
@@ -241,36 +273,53 @@ class _Run:
 
     def model(self) -> Model:
         """Return the network as it is now, with its model card."""
-        options = self.options
-        spec = ModelSpec(
-            config=options.network,
-            normalization=options.normalization,
-            class_names=options.class_names,
-            name=options.name,
-            description=options.description,
-            voxel_size=options.voxel_size,
-            authors=options.authors,
-            license=options.license,
-            data_credit=options.data_credit,
-            training=self.record(),
-        )
+        card = {name: getattr(self.options, name) for name in CARD}
+        spec = ModelSpec(config=self.options.network, training=self.record(), **card)
         return Model(self.state.network, spec, "built in memory", "")
 
     def record(self) -> dict[str, Any]:
         """Describe the run for the model file."""
+        packages = ("unetari", "torch", "monai", "numpy")
+        versions = {name: importlib.metadata.version(name) for name in packages}
+        done = self.options.model_dump(mode="json", exclude={"validation", *CARD})
         return {
-            "score": "pooled foreground IoU on the held-out images",
             "validation_iou": self.state.best,
             "step": self.state.step,
-            "history": list(self.state.history),
+            "history": [dict(entry) for entry in self.state.history],
             "training_images": len(self.training),
             "validation_images": [sample.name for sample in self.validation],
-            "options": self.options.model_dump(mode="json", exclude={"validation"}),
-            "versions": {
-                "python": platform.python_version(),
-                **{name: importlib.metadata.version(name) for name in ("torch", "monai", "numpy")},
-            },
+            "options": done,
+            "versions": {"python": platform.python_version(), **versions},
         }
+
+
+CARD = (
+    "normalization",
+    "class_names",
+    "name",
+    "description",
+    "voxel_size",
+    "authors",
+    "license",
+    "data_credit",
+)
+"""Options that go into the model file as they are."""
+
+
+def score_network(network: UNet, samples: Sequence[Sample], device: str) -> float:
+    """Return the pooled IoU of the classes above 0 on whole images, see `Overlap`."""
+    axes = "CYX" if network.config.dim == 2 else "CZYX"
+    spec = ModelSpec(config=network.config, normalization=Normalization(method="none"))
+    model = Model(network, spec, "in training", "")
+    counts = [
+        overlap(
+            predict(ImageSource(sample.image, axes), model, device=device).labels,
+            sample.labels,
+            network.config.n_classes,
+        )
+        for sample in samples
+    ]
+    return sum(counts[1:], start=counts[0]).iou
 
 
 def learning_rate(step: int, options: TrainingOptions) -> float:
@@ -280,17 +329,3 @@ def learning_rate(step: int, options: TrainingOptions) -> float:
         return options.learning_rate * (step + 1) / warm_up
     progress = (step - warm_up) / max(1, options.steps - warm_up)
     return options.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def segment(network: UNet, image: np.ndarray) -> np.ndarray:
-    """Classify a normalized image (C, [Z,] Y, X) in one pass."""
-    network.eval()
-    multiple = network.config.multiple
-    tensor = torch.from_numpy(
-        np.pad(image, [(0, 0), *((0, -s % multiple) for s in image.shape[1:])], mode="symmetric")
-    )
-    with torch.inference_mode():
-        device = next(network.parameters()).device
-        logits = network(tensor[None].to(device))[0]
-    index = tuple(slice(0, s) for s in image.shape[1:])
-    return logits.argmax(0).cpu().numpy()[index]

@@ -63,6 +63,12 @@ class TrainingOptions(FrozenModel):
     target: Literal["foreground", "classes"] = "foreground"
     """foreground: every label above 0 counts as 1, so instance labels work;
     classes: labels are taken as they are, from 0 to the number of classes - 1."""
+    axes: str | None = None
+    """One letter per axis of the images, such as "ZYX", where the files do not say it."""
+    channel: Annotated[int, Field(ge=0)] | None = None
+    """Train on this channel only."""
+    grey: bool = False
+    """Turn RGB images into one channel."""
     patch_size: tuple[Positive, ...] | None = None
     """Patch size, ([z,] y, x); None: 192 x 192 in 2D, 32 x 64 x 64 in 3D."""
     batch_size: Positive = 8

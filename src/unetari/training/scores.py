@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +34,7 @@ class Overlap:
         return float((self.intersection[1:][present] / self.union[1:][present]).mean())
 
 
-def overlap(labels: NDArray, truth: NDArray, n_classes: int = 2) -> Overlap:
+def overlap(labels: NDArray[Any], truth: NDArray[Any], n_classes: int = 2) -> Overlap:
     """Count the voxels in which two label images agree.
 
     Parameters

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,9 +14,22 @@ from unetari.errors import ConfigError, ModelFileError
 from unetari.model.unet import UNet
 from unetari.training.options import TrainingOptions
 
-FREE_TO_CHANGE = frozenset({"device", "threads", "name", "description", "class_names",
-    "voxel_size", "authors", "license", "data_credit"})
+FREE_TO_CHANGE = frozenset(
+    {
+        "device",
+        "threads",
+        "name",
+        "description",
+        "class_names",
+        "voxel_size",
+        "authors",
+        "license",
+        "data_credit",
+    }
+)
 """Options that may differ when a run is resumed: they do not change what is learned."""
+
+_KEYS = {"options", "network", "optimizer", "step", "best", "history"}
 
 
 @dataclass
@@ -32,8 +46,6 @@ class TrainingState:
     """Steps done."""
     best: float | None = None
     """Highest validation score so far."""
-    seconds: float = 0.0
-    """Time spent so far."""
     history: list[dict[str, float]] = field(default_factory=list)
     """One entry per validation: step, loss, score."""
 
@@ -45,7 +57,6 @@ class TrainingState:
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "best": self.best,
-            "seconds": self.seconds,
             "history": self.history,
         }
         temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -63,11 +74,11 @@ class TrainingState:
             If it belongs to a run with other options.
         """
         content = _load(path)
-        _check_same(TrainingOptions.model_validate_json(content["options"]), options, path)
+        _check_same(TrainingOptions(**json.loads(content["options"])), options, path)
         self.network.load_state_dict(content["network"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.step, self.best = content["step"], content["best"]
-        self.seconds, self.history = content["seconds"], content["history"]
+        self.history = content["history"]
 
 
 def resume_file(out: Path) -> Path:
@@ -83,10 +94,15 @@ def _load(path: Path) -> dict[str, Any]:
         )
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    # Damaged files fail in the unpickler, the zip reader or torch, each with its own errors.
     except Exception as error:
         raise ModelFileError(
             f"{path} cannot be read ({error}). Delete it and start without resume."
         ) from error
+    if not isinstance(content, dict) or content.keys() != _KEYS:
+        raise ModelFileError(
+            f"{path} is no resume file of unetari. Delete it and start without resume."
+        )
     return content
 
 

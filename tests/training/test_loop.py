@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+
+from unetari.core.config import UNetConfig
+from unetari.core.normalization import Normalization
+from unetari.errors import ConfigError, ModelFileError, OutputExistsError
+from unetari.inference.predict import predict
+from unetari.model.checkpoint import Model, load_model
+from unetari.training.data import Pair, load_samples
+from unetari.training.loop import TrainingProgress, learning_rate, score_network, train
+from unetari.training.options import Augmentation, TrainingOptions
+from unetari.training.state import resume_file
+
+Pairs = tuple[Pair, ...]
+
+
+def drain(progress: Iterator[TrainingProgress]) -> list[TrainingProgress]:
+    return list(progress)
+
+
+def stop_after(steps: int) -> Iterator[bool]:
+    yield from (False for _ in range(steps))
+    while True:
+        yield True
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return load_model(path).network.state_dict()
+
+
+def assert_same(first: Path, second: Path) -> None:
+    one, other = weights(first), weights(second)
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_run_gives_a_model_with_its_card(
+    options: TrainingOptions, pairs: Pairs, tmp_path: Path
+) -> None:
+    options = options.replace(name="blobs", class_names=("background", "blob"), license="CC0-1.0")
+    steps = drain(train(options, pairs, tmp_path / "blobs"))
+    assert [progress.step for progress in steps] == [1, 2, 3, 4, 5, 6]
+    assert [progress.score is not None for progress in steps] == [False, False, True] * 2
+    assert steps[-1].is_complete
+    assert steps[-1].seconds_left == 0
+    model = load_model(steps[-1].path)
+    spec = model.spec
+    assert steps[-1].path.name == "blobs.safetensors"
+    assert (spec.name, spec.class_names, spec.license) == (
+        "blobs",
+        ("background", "blob"),
+        "CC0-1.0",
+    )
+    assert spec.normalization == options.normalization
+    assert spec.training["validation_images"] == ["4"]
+    assert spec.training["validation_iou"] == steps[-1].best
+    assert not resume_file(steps[-1].path).exists()
+
+
+def test_the_saved_score_is_that_of_the_saved_model(
+    options: TrainingOptions, pairs: Pairs, tmp_path: Path
+) -> None:
+    last = drain(train(options, pairs, tmp_path / "m"))[-1]
+    model = load_model(last.path)
+    assert score_network(model.network, load_samples(pairs[4], options), "cpu") == pytest.approx(
+        last.best
+    )
+
+
+def test_equal_seeds_give_equal_models(
+    options: TrainingOptions, pairs: Pairs, tmp_path: Path
+) -> None:
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        drain(train(options.replace(seed=seed), pairs, tmp_path / name))
+    assert_same(tmp_path / "a.safetensors", tmp_path / "b.safetensors")
+    with pytest.raises(AssertionError):
+        assert_same(tmp_path / "a.safetensors", tmp_path / "c.safetensors")
+
+
+@pytest.mark.parametrize("done", [2, 3, 5])
+def test_a_stopped_and_resumed_run_ends_like_an_uninterrupted_one(
+    options: TrainingOptions, pairs: Pairs, tmp_path: Path, done: int
+) -> None:
+    whole = drain(train(options, pairs, tmp_path / "whole"))
+    answers = stop_after(done)
+    first = drain(train(options, pairs, tmp_path / "parts", should_stop=lambda: next(answers)))
+    assert [progress.step for progress in first] == list(range(1, done + 1))
+    rest = drain(train(options, pairs, tmp_path / "parts", resume=True))
+    assert [progress.step for progress in rest] == list(range(done + 1, 7))
+    assert rest[-1].best == whole[-1].best
+    assert_same(tmp_path / "whole.safetensors", tmp_path / "parts.safetensors")
+
+
+def test_closing_the_generator_keeps_what_was_done(
+    options: TrainingOptions, pairs: Pairs, tmp_path: Path
+) -> None:
+    steps = train(options, pairs, tmp_path / "m")
+    for _ in range(4):
+        next(steps)
+    steps.close()  # type: ignore[attr-defined]
+    assert next(train(options, pairs, tmp_path / "m", resume=True)).step == 5
+
+
+def test_resuming_with_other_options_is_refused(
+    options: TrainingOptions, pairs: Pairs, tmp_path: Path
+) -> None:
+    answers = stop_after(2)
+    drain(train(options, pairs, tmp_path / "m", should_stop=lambda: next(answers)))
+    with pytest.raises(ConfigError, match=r"batch_size was 2 and is 3"):
+        train(options.replace(batch_size=3), pairs, tmp_path / "m", resume=True)
+    renamed = options.replace(name="another name")
+    assert drain(train(renamed, pairs, tmp_path / "m", resume=True))[-1].is_complete
+
+
+def test_a_damaged_resume_file_is_refused(
+    options: TrainingOptions, pairs: Pairs, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelFileError, match="nothing to resume"):
+        train(options, pairs, tmp_path / "m", resume=True)
+    resume_file(tmp_path / "m.safetensors").write_bytes(b"no zip file")
+    with pytest.raises(ModelFileError, match="cannot be read"):
+        train(options, pairs, tmp_path / "m", resume=True)
+    torch.save({"step": 3}, resume_file(tmp_path / "m.safetensors"))
+    with pytest.raises(ModelFileError, match="no resume file"):
+        train(options, pairs, tmp_path / "m", resume=True)
+
+
+def test_nothing_is_overwritten_without_permission(
+    options: TrainingOptions, pairs: Pairs, tmp_path: Path
+) -> None:
+    out = tmp_path / "m.safetensors"
+    out.write_text("mine")
+    with pytest.raises(OutputExistsError, match=r"m\.safetensors exists"):
+        train(options, pairs, out)
+    assert out.read_text() == "mine"
+    drain(train(options, pairs, out, overwrite=True))
+    assert load_model(out).spec.config == options.network
+
+
+def test_the_best_model_is_kept(
+    options: TrainingOptions, pairs: Pairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter([0.3, 0.8, 0.5])
+    monkeypatch.setattr("unetari.training.loop.score_network", lambda *_: next(scores))
+    options = options.replace(validate_every=2)
+    steps = drain(train(options, pairs, tmp_path / "m"))
+    assert [p.score for p in steps if p.score is not None] == [0.3, 0.8, 0.5]
+    assert steps[-1].best == 0.8
+    assert load_model(steps[-1].path).spec.training["step"] == 4
+
+
+def test_training_that_falls_apart_ends_with_advice(
+    options: TrainingOptions, pairs: Pairs, tmp_path: Path
+) -> None:
+    for pair in pairs:
+        tifffile.imwrite(pair.image, np.full((40, 52), 1e38, np.float32))
+    network = options.network.replace(normalization="none")
+    options = options.replace(network=network, normalization=Normalization(method="none"))
+    with pytest.raises(ConfigError, match="Lower it"):
+        drain(train(options, pairs, tmp_path / "m"))
+    assert not (tmp_path / "m.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        UNetConfig(dim=3, n_blocks=2, start_filters=4),
+        UNetConfig(dim=3, n_blocks=2, start_filters=4, out_channels=1, up_mode="trilinear"),
+    ],
+)
+def test_volumes_train_too(
+    network: UNetConfig, options: TrainingOptions, tmp_path: Path, volumes: Pairs
+) -> None:
+    options = options.replace(
+        network=network, patch_size=(8, 8, 8), steps=2, validate_every=2, validation=("1",)
+    )
+    assert drain(train(options, volumes, tmp_path / "m"))[-1].score is not None
+
+
+def test_valid_convolution_trains(options: TrainingOptions, pairs: Pairs, tmp_path: Path) -> None:
+    network = UNetConfig(n_blocks=2, start_filters=4, conv_mode="valid")
+    options = options.replace(network=network, patch_size=(32, 32), steps=2)
+    assert drain(train(options, pairs, tmp_path / "m"))[-1].score is not None
+
+
+def test_learning_makes_the_loss_fall_and_the_result_good(
+    options: TrainingOptions, pairs: Pairs, tmp_path: Path
+) -> None:
+    options = options.replace(
+        steps=60,
+        validate_every=15,
+        batch_size=4,
+        learning_rate=1e-2,
+        augmentation=Augmentation(affine=0, intensity=0.2, blur=0, noise=0.2),
+    )
+    last = drain(train(options, pairs, tmp_path / "m"))[-1]
+    history = load_model(last.path).spec.training["history"]
+    assert history[-1]["loss"] < 0.7 * history[0]["loss"]
+    assert last.best is not None
+    assert last.best > 0.75
+    labels = predict(np.zeros((20, 20), np.uint16), load(last)).labels
+    assert labels.shape == (20, 20)
+
+
+def load(progress: TrainingProgress) -> Model:
+    return load_model(progress.path)
+
+
+def test_the_learning_rate_rises_and_falls(options: TrainingOptions) -> None:
+    options = options.replace(steps=100, learning_rate=0.01)
+    rates = [learning_rate(step, options) for step in range(100)]
+    assert rates.index(max(rates)) in (4, 5)
+    assert max(rates) == pytest.approx(0.01)
+    assert rates[-1] < 1e-5
