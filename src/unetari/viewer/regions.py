@@ -44,15 +44,14 @@ def region_slices(
     ShapeError
         If the viewer shows no part of the layer.
     """
-    spans = {
-        "whole": lambda: [slice(0, size) for size in _sizes(layer)],
-        "slice": lambda: _slice_spans(viewer, layer),
-        "visible": lambda: _visible_spans(viewer, layer),
-    }[kind]()
+    if kind == "whole":
+        spans = [slice(0, size) for size in _sizes(layer)]
+    elif kind == "slice":
+        spans = _slice_spans(viewer, layer)
+    else:
+        spans = _visible_spans(viewer, layer)
     letters = axes.replace("S", "")
-    return tuple(
-        span for letter, span in zip(letters, spans, strict=True) if letter != "C"
-    )
+    return tuple(span for letter, span in zip(letters, spans, strict=True) if letter != "C")
 
 
 def displayed_axes(viewer: ViewerModel, layer: Layer) -> list[int]:
@@ -69,7 +68,7 @@ def shown_position(viewer: ViewerModel, layer: Layer) -> NDArray[np.int64]:
     point = np.array(viewer.dims.point[-layer.ndim :], dtype=float) * _unit_factors(viewer, layer)
     # As napari slices: shear or rotation between a slider's axis and the canvas is left out.
     point[displayed_axes(viewer, layer)] = 0
-    return np.rint(layer.world_to_data(point)).astype(np.int64)
+    return np.asarray(np.rint(layer.world_to_data(point)), np.int64)
 
 
 def is_shown(viewer: ViewerModel, layer: Layer, where: Sequence[slice]) -> bool:

@@ -85,9 +85,7 @@ def add_labels(
     return result
 
 
-def add_scores(
-    viewer: ViewerModel, layer: Image, job: Job, scores: NDArray[np.float32]
-) -> Image:
+def add_scores(viewer: ViewerModel, layer: Image, job: Job, scores: NDArray[np.float32]) -> Image:
     """Show probabilities in a new, hidden image layer with the classes as its first axis.
 
     Parameters

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from qtpy.QtCore import QObject, Signal
+from qtpy.QtCore import QObject, QTimer, Signal
 from superqt.utils import create_worker
 
 
@@ -59,3 +59,12 @@ class Background(QObject):
             self.failed.emit(outcome.error)
         else:
             self.done.emit(outcome.value)
+
+
+def single_shot(owner: QObject, milliseconds: int, slot: Callable[[], None]) -> QTimer:
+    """Return a timer that calls `slot` once per start; starting it again begins anew."""
+    timer = QTimer(owner)
+    timer.setSingleShot(True)
+    timer.setInterval(milliseconds)
+    timer.timeout.connect(slot)
+    return timer

@@ -57,6 +57,7 @@ class NormalizationField(QWidget):
         self.groups = IntField(1, 4096)
         self.groups.set_value(8)
         self.groups.setSuffix(" groups")
+        self.groups.setMinimumWidth(125)
         row = QHBoxLayout(self)
         row.setContentsMargins(0, 0, 0, 0)
         row.addWidget(self.kind)
@@ -176,9 +177,16 @@ class UNetConfigEditor(QWidget):
         return self._summary.text()
 
     def _offer_up_modes(self) -> None:
-        field = self.fields["up_mode"]
-        if isinstance(field, ChoiceField):
-            field.set_choices(texts(UP_MODES[self.fields["dim"].value()], CHOICE_NAMES))
+        """Follow the number of dimensions; linear stays linear."""
+        field, dim = self.fields["up_mode"], int(self.fields["dim"].value())
+        if not isinstance(field, ChoiceField) or field.choices() == list(UP_MODES[dim]):
+            return
+        is_linear = str(field.value()).endswith("linear")
+        field.set_choices(texts(UP_MODES[dim], CHOICE_NAMES))
+        if is_linear:
+            blocker = QSignalBlocker(field)
+            field.set_value("bilinear" if dim == 2 else "trilinear")
+            blocker.unblock()
 
     def _update(self) -> None:
         self._offer_up_modes()
@@ -190,16 +198,15 @@ class UNetConfigEditor(QWidget):
             self._problem = str(error).removeprefix("UNetConfig: ")
         self._mark_fields()
         self._summary.setText("" if config is None else describe(config))
+        self._summary.setVisible(config is not None)
         self.changed.emit()
 
     def _mark_fields(self) -> None:
-        """Mark the fields that the problem names, and say it under the first one."""
-        named = [name for name in TITLES if re.search(rf"\b{name}=", self._problem)]
+        """Mark the fields that the problem names, and say it under the first of them."""
+        named = [name for name in re.findall(r"\b(\w+)=", self._problem) if name in TITLES]
         for name, field in self.fields.items():
             mark(field, name in named)
-            self._reasons[name].show_text(
-                self._problem if name in named[:1] else "", State.PROBLEM
-            )
+            self._reasons[name].show_text(self._problem if name in named[:1] else "", State.PROBLEM)
 
 
 def describe(config: UNetConfig) -> str:

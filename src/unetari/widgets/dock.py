@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QEvent, Qt, QTimer
+from qtpy.QtCore import QEvent, Qt
 from qtpy.QtGui import QCloseEvent
 from qtpy.QtWidgets import QGroupBox, QScrollArea, QVBoxLayout, QWidget
 
-from unetari.core.config import UNetConfig
 from unetari.core.shapes import Fix, ShapeReport, check_shape
+from unetari.core.spec import ModelSpec
 from unetari.core.tiles import Reach
 from unetari.errors import UnetariError
 from unetari.model.bundled import bundled_models
 from unetari.viewer.regions import region_slices
-from unetari.widgets.background import Background
+from unetari.viewer.voxels import compare_voxel_sizes
+from unetari.widgets.background import Background, single_shot
 from unetari.widgets.image import GREY, ImageWidget
 from unetari.widgets.messages import State
 from unetari.widgets.model import BUILD, BUNDLED, ModelWidget
@@ -57,7 +58,7 @@ class UnetariDock(QScrollArea):
         self.session = PredictionSession(self._viewer)
         self._report: ShapeReport | None = None
         self._devices = Background(self)
-        self._view_timer = QTimer(self, singleShot=True, interval=_VIEW_DELAY_MS)
+        self._view_timer = single_shot(self, _VIEW_DELAY_MS, self._update_problem)
         self._lay_out()
         self._connect()
         self._on_model()
@@ -90,7 +91,6 @@ class UnetariDock(QScrollArea):
         self.session.advanced.connect(self.predict.show_progress)
         self.session.ended.connect(self._on_ended)
         self._devices.done.connect(self.predict.set_devices)
-        self._view_timer.timeout.connect(self._update_problem)
         for events in (self._viewer.dims.events, self._viewer.camera.events):
             events.connect(self._on_view)
         # Not a bound method of this widget: those are cut before `destroyed` is emitted.
@@ -111,8 +111,17 @@ class UnetariDock(QScrollArea):
             self.image.report.show_sentences([])
         else:
             self._report = check_shape(choice.spec.config, source)
-            self.image.report.show_report(self._report, self._possible_fixes(self._report))
+            self._show_report(self._report, choice.spec)
         self._update_problem()
+
+    def _show_report(self, report: ShapeReport, spec: ModelSpec) -> None:
+        layer, source = self.image.layer, self.image.value()
+        note = ""
+        if layer is not None and source is not None:
+            note = compare_voxel_sizes(layer, source.axes, spec)
+        self.image.report.show_report(
+            report, self._possible_fixes(report), notes=[note] if note else []
+        )
 
     def _possible_fixes(self, report: ShapeReport) -> list[Fix]:
         """Keep the fixes that a click can carry out without throwing training away unasked."""

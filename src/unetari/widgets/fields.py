@@ -29,9 +29,7 @@ class ChoiceField(QComboBox):
         # A long text must not widen the whole panel.
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.setMinimumContentsLength(6)
-        self.setSizeAdjustPolicy(
-            QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon
-        )
+        self.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
         self.set_choices(choices)
         self.currentIndexChanged.connect(self.changed)
 
@@ -61,7 +59,10 @@ class ChoiceField(QComboBox):
 
     def wheelEvent(self, event: QWheelEvent | None) -> None:  # noqa: N802 (Qt's name)
         """Scroll the panel, not the value, unless the field was clicked."""
-        _pass_on_unless_focused(self, event)
+        if self.hasFocus():
+            super().wheelEvent(event)
+        elif event is not None:
+            event.ignore()
 
 
 class IntField(QSpinBox):
@@ -85,16 +86,10 @@ class IntField(QSpinBox):
 
     def wheelEvent(self, event: QWheelEvent | None) -> None:  # noqa: N802 (Qt's name)
         """Scroll the panel, not the value, unless the field was clicked."""
-        _pass_on_unless_focused(self, event)
-
-
-def _pass_on_unless_focused(field: QComboBox | QSpinBox, event: QWheelEvent | None) -> None:
-    if event is None:
-        return
-    if field.hasFocus():
-        type(field).__mro__[1].wheelEvent(field, event)
-    else:
-        event.ignore()
+        if self.hasFocus():
+            super().wheelEvent(event)
+        elif event is not None:
+            event.ignore()
 
 
 def texts(values: Iterable[Any], names: Mapping[Any, str]) -> dict[Any, str]:

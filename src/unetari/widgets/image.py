@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QFormLayout, QHBoxLayout, QLabel, QLineEdit, QToolButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import (
+    QFormLayout,
+    QHBoxLayout,
+    QLabel,
+    QLineEdit,
+    QToolButton,
+    QVBoxLayout,
+    QWidget,
+)
 
 from unetari.core.source import ImageSource
 from unetari.errors import UnetariError
@@ -198,7 +206,9 @@ class ImageWidget(QWidget):
 
     def _explain_axes(self, layer: Image | None, given: bool) -> None:
         if layer is None or self._problem:
-            self._axes_reason.show_text(self._problem, State.NOTE if layer is None else State.PROBLEM)
+            self._axes_reason.show_text(
+                self._problem, State.NOTE if layer is None else State.PROBLEM
+            )
         elif given:
             self._axes_reason.show_text("")
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import Enum
 
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QFrame, QHBoxLayout, QLabel, QSizePolicy, QWidget
+from qtpy.QtWidgets import QComboBox, QFrame, QHBoxLayout, QLabel, QSizePolicy, QSpinBox, QWidget
 
 
 class State(Enum):
@@ -76,9 +76,17 @@ class Message(QFrame):
 
 
 def mark(field: QWidget, invalid: bool) -> None:
-    """Draw a red border around a field, or remove it."""
-    field.setProperty("invalid", invalid)
-    # The theme's style sheet stays in force for everything else.
-    name = type(field).__mro__[0].__name__
-    style = f"{name} {{ border: 1px solid {State.PROBLEM.color}; }}" if invalid else ""
-    field.setStyleSheet(style)
+    """Give a field napari's look of an invalid input, or take it away.
+
+    A compound field passes the mark on to the inputs it consists of.
+    """
+    inputs = field.findChildren((QComboBox, QSpinBox))
+    for widget in inputs or [field]:
+        if bool(widget.property("invalid")) == invalid:
+            continue
+        widget.setProperty("invalid", invalid)
+        style = widget.style()
+        if style is not None:
+            # The theme's style sheet looks at properties only when it is applied.
+            style.unpolish(widget)
+            style.polish(widget)

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qtpy.QtCore import QTimer, Signal
+from qtpy.QtCore import Signal
 from qtpy.QtWidgets import (
     QFileDialog,
     QHBoxLayout,
@@ -22,7 +22,7 @@ from qtpy.QtWidgets import (
 from unetari.core.config import UNetConfig
 from unetari.core.spec import ModelSpec
 from unetari.model.bundled import SUFFIX, bundled_models
-from unetari.widgets.background import Background
+from unetari.widgets.background import Background, single_shot
 from unetari.widgets.config_editor import UNetConfigEditor, describe
 from unetari.widgets.fields import ChoiceField
 from unetari.widgets.messages import Message, State, TextLabel
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 BUNDLED, FILE, BUILD = "Bundled", "File", "Build"
 PAGES = (BUNDLED, FILE, BUILD)
+_UNTRAINED = "The network is untrained: its weights are random, and its labels mean nothing yet."
 _SEED = 0  # so that predicting and then saving concern the same random weights
 
 
@@ -87,7 +88,7 @@ class ModelWidget(QWidget):
         self._problem = ""
         self._loading = Background(self)
         self._saving = Background(self)
-        self._soon = QTimer(self, singleShot=True, interval=0)
+        self._soon = single_shot(self, 0, self._load)
         self._tabs = QTabBar()
         self._tabs.setExpanding(True)
         self._tabs.setDrawBase(False)
@@ -128,7 +129,6 @@ class ModelWidget(QWidget):
         self.bundled.changed.connect(self._reload)
         self.file.changed.connect(self._reload)
         self.editor.changed.connect(self._on_edited)
-        self._soon.timeout.connect(self._load)
         self._loading.done.connect(self._on_loaded)
         self._loading.failed.connect(self._on_load_failed)
         self._saving.done.connect(self._on_saved)
@@ -239,9 +239,7 @@ class ModelWidget(QWidget):
         self._save.setEnabled(choice is not None)
         self._card.setVisible(self.page != BUILD and choice is not None)
         if self.page == BUILD:
-            self._message.show_text(
-                "The network is untrained: its weights are random until it is trained.", State.NOTE
-            )
+            self._message.show_text("" if choice is None else _UNTRAINED, State.NOTE)
         elif self._loaded is not None:
             notes = " ".join(self._loaded.notes)
             self._message.show_text(notes or "Ready.", State.NOTE if notes else State.GOOD)

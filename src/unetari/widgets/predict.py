@@ -45,7 +45,7 @@ class PredictWidget(QWidget):
         super().__init__(parent)
         self.region_field = ChoiceField(_REGIONS)
         self.device_field = ChoiceField({"auto": "automatic", "cpu": "CPU"})
-        self.scores_box = QCheckBox("probabilities")
+        self.scores_box = QCheckBox("and probabilities")
         self.scores_box.setToolTip("A further image layer with the probability of every class")
         self.auto_tile = QCheckBox("automatic")
         self.auto_tile.setToolTip("As large as memory allows. The result does not depend on it.")
@@ -73,7 +73,7 @@ class PredictWidget(QWidget):
         tile.addWidget(self.tile_field, stretch=1)
         form.addRow("Tile size", tile)
         outputs = QHBoxLayout()
-        outputs.addWidget(QLabel("labels and"))
+        outputs.addWidget(QLabel("labels"))
         outputs.addWidget(self.scores_box, stretch=1)
         form.addRow("Result", outputs)
         buttons = QHBoxLayout()
@@ -89,7 +89,7 @@ class PredictWidget(QWidget):
     def _connect(self) -> None:
         self.auto_tile.toggled.connect(self._show_tile_field)
         self.region_field.changed.connect(self.region_changed)
-        self.predict_button.clicked.connect(lambda: self.predict_requested.emit())
+        self.predict_button.clicked.connect(self._on_predict)
         self.cancel_button.clicked.connect(self._on_cancel)
         self._show_tile_field()
 
@@ -168,6 +168,9 @@ class PredictWidget(QWidget):
 
     def _show_tile_field(self) -> None:
         self.tile_field.setVisible(not self.auto_tile.isChecked())
+
+    def _on_predict(self) -> None:
+        self.predict_requested.emit()
 
     def _on_cancel(self) -> None:
         self.cancel_button.setEnabled(False)

@@ -6,12 +6,13 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from napari.utils.notifications import ErrorNotification, notification_manager, show_error
-from qtpy.QtCore import QObject, QTimer, Signal
+from qtpy.QtCore import QObject, Signal
 
 from unetari.errors import UnetariError
 from unetari.viewer.placement import Placement, place
 from unetari.viewer.regions import is_shown
 from unetari.viewer.results import add_labels, add_scores, write_record
+from unetari.widgets.background import single_shot
 from unetari.widgets.prediction_worker import (
     Advanced,
     Begun,
@@ -54,8 +55,7 @@ class PredictionSession(QObject):
         self.labels: Labels | None = None
         self.scores: Image | None = None
         self._started = 0.0
-        self._timer = QTimer(self, singleShot=True, interval=_REFRESH_MS)
-        self._timer.timeout.connect(self._refresh)
+        self._timer = single_shot(self, _REFRESH_MS, self._refresh)
 
     @property
     def is_running(self) -> bool:

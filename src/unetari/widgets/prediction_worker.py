@@ -85,7 +85,8 @@ def _run(request: PredictionRequest, should_stop: Callable[[], bool]) -> Steps:
 
     # One core is left to the window. This must come before any other work of torch here.
     torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))
-    from unetari.inference.predict import prepare, run
+    from unetari.inference.job import prepare
+    from unetari.inference.predict import run
 
     model = request.get_model()
     size = request.tile_size

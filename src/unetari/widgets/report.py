@@ -78,7 +78,7 @@ class ReportView(QWidget):
 
 
 def choose_fixes(fixes: Sequence[Fix]) -> list[Fix]:
-    """Leave out padding, which happens by itself, repetitions, and channels beyond the first few."""
+    """Leave out padding (it happens by itself), repetitions, and all but the first channels."""
     channels = [fix for fix in fixes if fix.kind == "channel"][:_MOST_CHANNELS]
     chosen: dict[tuple[str, int | None], Fix] = {}
     for fix in fixes:
