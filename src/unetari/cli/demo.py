@@ -138,7 +138,8 @@ def _unused(path: Path) -> Path:
 def _open_napari(model: str) -> None:
     try:
         import napari
-        import qtpy.QtWidgets  # noqa: F401 - fails if no Qt binding is installed
+
+        import unetari.widgets.dock  # noqa: F401 - fails if no Qt binding is installed
     except ImportError as error:
         raise MissingExtraError("PyQt6", "all", "The window of the demo") from error
 
