@@ -17,6 +17,7 @@ from unetari.core.source import ImageSource
 
 if TYPE_CHECKING:
     from unetari.inference.job import Job
+    from unetari.inference.predict import TileResult
     from unetari.inference.record import RunRecord
     from unetari.model.checkpoint import Model
 
@@ -86,7 +87,6 @@ def _run(request: PredictionRequest, should_stop: Callable[[], bool]) -> Steps:
     # One core is left to the window. This must come before any other work of torch here.
     torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))
     from unetari.inference.job import prepare
-    from unetari.inference.predict import run
 
     model = request.get_model()
     size = request.tile_size
@@ -101,7 +101,7 @@ def _run(request: PredictionRequest, should_stop: Callable[[], bool]) -> Steps:
     labels = np.zeros(job.labels_shape, job.labels_dtype)
     scores = np.zeros(job.scores_shape, np.float32) if job.wants_scores else None
     yield Begun(job, labels, scores)
-    results = run(job, should_stop=should_stop)
+    results = start_job(job, should_stop=should_stop)
     while True:
         try:
             result = next(results)
@@ -111,6 +111,15 @@ def _run(request: PredictionRequest, should_stop: Callable[[], bool]) -> Steps:
         if scores is not None:
             scores[(slice(None), *result.where)] = result.scores
         yield Advanced(result.where, result.index + 1, result.total)
+
+
+def start_job(
+    job: Job, *, should_stop: Callable[[], bool]
+) -> Generator[TileResult, None, RunRecord]:
+    """Run the engine, which is imported here, in the thread."""
+    from unetari.inference.predict import run
+
+    return run(job, should_stop=should_stop)
 
 
 def predict_in_background(steps: Steps) -> Steps:
@@ -147,6 +156,11 @@ class PredictionRun(QObject):
         self._worker.returned.connect(self._keep)
         self._worker.aborted.connect(self._close)
         self._worker.finished.connect(self._finish)
+
+    @classmethod
+    def running(cls) -> tuple[PredictionRun, ...]:
+        """Return the runs whose thread has not stopped."""
+        return tuple(cls._alive)
 
     def start(self) -> None:
         """Start the thread."""

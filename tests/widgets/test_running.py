@@ -1,0 +1,234 @@
+"""While a prediction runs: cancel, failures, and everything a user may do meanwhile."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import napari
+import numpy as np
+import pytest
+from napari.layers import Image
+from napari.utils.notifications import Notification
+from pytestqt.qtbot import QtBot
+
+import unetari
+from unetari.widgets.dock import UnetariDock
+from unetari.widgets.messages import State
+from unetari.widgets.prediction_worker import PredictionRun
+
+from .conftest import WAIT_MS, Gate, predict
+
+
+@pytest.fixture
+def layer(viewer: napari.Viewer, dock: UnetariDock) -> Image:
+    """Return an image that takes several tiles."""
+    dock.predict.auto_tile.setChecked(False)
+    dock.predict.tile_field.set_value(40)
+    data = np.random.default_rng(0).integers(0, 1000, (64, 150)).astype(np.uint16)
+    return viewer.add_image(data, name="cells")
+
+
+def start(qtbot: QtBot, dock: UnetariDock) -> Any:
+    """Press Predict and wait for the first tile; return the result layer."""
+    with qtbot.waitSignal(dock.session.advanced, timeout=WAIT_MS):
+        dock.predict.predict_button.click()
+    assert dock.session.is_running
+    assert not dock.predict.predict_button.isEnabled()
+    assert dock.predict.cancel_button.isEnabled()
+    return dock.session.labels
+
+
+def finish(qtbot: QtBot, dock: UnetariDock, gate: Gate) -> None:
+    """Let the run go on to its end."""
+    with qtbot.waitSignal(dock.session.ended, timeout=WAIT_MS):
+        gate.opened.set()
+    assert not dock.session.is_running
+
+
+def expected(data: Any, dock: UnetariDock) -> Any:
+    return unetari.predict(data, dock.model.value().get()).labels  # type: ignore[union-attr]
+
+
+def test_progress_is_shown(qtbot: QtBot, dock: UnetariDock, layer: Image, gate: Gate) -> None:
+    start(qtbot, dock)
+    assert dock.predict.bar.maximum() > 1
+    assert dock.predict.bar.value() == 1
+    assert "left" in dock.predict.status.text
+    finish(qtbot, dock, gate)
+    assert dock.predict.status.state is State.GOOD
+    assert not dock.predict.cancel_button.isEnabled()
+
+
+def test_cancel_keeps_what_is_finished(
+    qtbot: QtBot, dock: UnetariDock, layer: Image, gate: Gate
+) -> None:
+    labels = start(qtbot, dock)
+    with qtbot.waitSignal(dock.session.ended, timeout=WAIT_MS):
+        dock.predict.cancel_button.click()
+    assert dock.predict.status.text.startswith("Stopped: 1 of")
+    assert dock.predict.predict_button.isEnabled()
+    record = labels.metadata["unetari"]
+    assert (record["status"], record["tiles_done"]) == ("cancelled", 1)
+    whole = expected(layer.data, dock)
+    np.testing.assert_array_equal(labels.data[:16, :16], whole[:16, :16])
+    assert not labels.data[:, -16:].any()
+
+
+def test_cancel_acts_within_a_second(
+    viewer: napari.Viewer, qtbot: QtBot, dock: UnetariDock
+) -> None:
+    viewer.add_image(np.zeros((2048, 2048), np.uint8))
+    dock.model.set_page("Build")
+    dock.model.editor.set_value(unetari.UNetConfig(n_blocks=4, start_filters=16))
+    start(qtbot, dock)
+    began = time.monotonic()
+    with qtbot.waitSignal(dock.session.ended, timeout=WAIT_MS):
+        dock.predict.cancel_button.click()
+    assert time.monotonic() - began < 1
+    assert dock.predict.status.text.startswith("Stopped")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("cuDNN said no"), ValueError("odd"), unetari.errors.OutOfMemoryError("too big")],
+)
+def test_an_error_in_the_middle_is_shown_and_the_panel_stays_usable(
+    qtbot: QtBot,
+    dock: UnetariDock,
+    layer: Image,
+    gate: Gate,
+    notifications: list[Notification],
+    error: Exception,
+) -> None:
+    labels = start(qtbot, dock)
+    gate.error = error
+    finish(qtbot, dock, gate)
+    assert str(error) in str(notifications[-1].message)
+    assert dock.predict.status.state is State.PROBLEM
+    assert str(error) in dock.predict.status.text
+    assert labels.data[:16, :16].shape == (16, 16)
+    gate.error = None
+    predict(qtbot, dock)
+
+
+def test_a_run_that_cannot_begin_is_shown(
+    qtbot: QtBot, dock: UnetariDock, layer: Image, notifications: list[Notification]
+) -> None:
+    dock.predict.device_field.set_choices({"cuda:99": "a device that is gone"})
+    with qtbot.waitSignal(dock.session.ended, timeout=WAIT_MS):
+        dock.predict.predict_button.click()
+    assert "cuda:99" in notifications[-1].message
+    assert dock.predict.status.state is State.PROBLEM
+    dock.predict.device_field.set_choices({"cpu": "CPU"})
+    predict(qtbot, dock)
+
+
+def test_removing_the_image_leaves_the_run_alone(
+    viewer: napari.Viewer, qtbot: QtBot, dock: UnetariDock, layer: Image, gate: Gate
+) -> None:
+    labels = start(qtbot, dock)
+    whole = expected(layer.data, dock)
+    viewer.layers.remove(layer)
+    finish(qtbot, dock, gate)
+    np.testing.assert_array_equal(labels.data, whole)
+    assert not dock.predict.predict_button.isEnabled()
+
+
+def test_replacing_the_data_leaves_the_run_alone(
+    qtbot: QtBot, dock: UnetariDock, layer: Image, gate: Gate
+) -> None:
+    labels = start(qtbot, dock)
+    whole = expected(layer.data, dock)
+    layer.data = np.zeros((10, 20), np.uint8)
+    finish(qtbot, dock, gate)
+    np.testing.assert_array_equal(labels.data, whole)
+
+
+def test_renaming_layers_leaves_the_run_and_the_choice_alone(
+    viewer: napari.Viewer, qtbot: QtBot, dock: UnetariDock, layer: Image, gate: Gate
+) -> None:
+    viewer.add_image(np.zeros((8, 8)), name="other")
+    dock.image.layers.set_layer(layer)
+    labels = start(qtbot, dock)
+    layer.name = "renamed"
+    labels.name = "mine"
+    assert dock.image.layer is layer
+    assert dock.image.layers.currentText() == "renamed"
+    finish(qtbot, dock, gate)
+    assert "mine" in dock.predict.status.text
+    np.testing.assert_array_equal(labels.data, expected(layer.data, dock))
+
+
+def test_removing_the_result_stops_the_run(
+    viewer: napari.Viewer, qtbot: QtBot, dock: UnetariDock, layer: Image, gate: Gate
+) -> None:
+    labels = start(qtbot, dock)
+    with qtbot.waitSignal(dock.session.ended, timeout=WAIT_MS):
+        viewer.layers.remove(labels)
+    assert dock.predict.status.text.startswith("Stopped")
+    predict_again(qtbot, dock, gate)
+
+
+def test_removing_all_layers_stops_the_run(
+    viewer: napari.Viewer, qtbot: QtBot, dock: UnetariDock, layer: Image, gate: Gate
+) -> None:
+    start(qtbot, dock)
+    with qtbot.waitSignal(dock.session.ended, timeout=WAIT_MS):
+        viewer.layers.clear()
+    assert "Open an image" in dock.predict.status.text
+
+
+def test_another_model_does_not_reach_the_run(
+    qtbot: QtBot, dock: UnetariDock, layer: Image, gate: Gate
+) -> None:
+    labels = start(qtbot, dock)
+    whole = expected(layer.data, dock)
+    dock.model.set_page("Build")
+    dock.model.editor.set_value(unetari.UNetConfig(n_blocks=3, start_filters=4))
+    assert not dock.predict.predict_button.isEnabled()
+    finish(qtbot, dock, gate)
+    assert labels.metadata["unetari"]["model"]["name"] == "tiny-2d"
+    np.testing.assert_array_equal(labels.data, whole)
+    assert dock.predict.predict_button.isEnabled()
+
+
+def test_painting_in_finished_parts_stays(
+    qtbot: QtBot, dock: UnetariDock, layer: Image, gate: Gate
+) -> None:
+    labels = start(qtbot, dock)
+    labels.paint((3, 3), 9)
+    finish(qtbot, dock, gate)
+    assert labels.data[3, 3] == 9
+    labels.undo()
+    assert labels.data[3, 3] == expected(layer.data, dock)[3, 3]
+
+
+def test_closing_the_panel_stops_the_run_in_order(
+    viewer: napari.Viewer, qtbot: QtBot, dock: UnetariDock, layer: Image, gate: Gate
+) -> None:
+    labels = start(qtbot, dock)
+    session = dock.session
+    with qtbot.waitSignal(session.ended, timeout=WAIT_MS):
+        viewer.window.remove_dock_widget(dock)
+    assert not session.is_running
+    assert labels.metadata["unetari"]["status"] == "cancelled"
+    # The viewer goes on without the panel.
+    viewer.add_image(np.zeros((8, 8)))
+    layer.name = "renamed"
+    viewer.layers.remove(labels)
+
+
+def test_closing_the_window_stops_the_run(
+    viewer: napari.Viewer, qtbot: QtBot, dock: UnetariDock, layer: Image, gate: Gate
+) -> None:
+    start(qtbot, dock)
+    (run,) = PredictionRun.running()
+    with qtbot.waitSignal(run.ended, timeout=WAIT_MS):
+        viewer.close()
+    assert not PredictionRun.running()
+
+
+def predict_again(qtbot: QtBot, dock: UnetariDock, gate: Gate) -> None:
+    gate.opened.set()
+    predict(qtbot, dock)
