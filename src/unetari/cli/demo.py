@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _PICTURE = Path("unetari-demo.png")
 _GAP = 6
+_WINDOW = (1280, 860)
 _FILL, _EDGE = (0, 150, 255), (255, 200, 0)
 
 
@@ -160,7 +161,8 @@ def show_demo(viewer: Any, model: str) -> Any:
     layers = viewer.open_sample("unetari", "nuclei_2d")
     viewer.layers.selection.active = layers[0]
     _, dock = viewer.window.add_plugin_dock_widget("unetari")
-    _predict_once_ready(dock)
+    viewer.window.resize(*_WINDOW)
+    _predict_once_ready(viewer, dock)
     if model in bundled_models():
         dock.model.bundled.set_value(model)
     else:
@@ -169,13 +171,15 @@ def show_demo(viewer: Any, model: str) -> Any:
     return dock
 
 
-def _predict_once_ready(dock: Any) -> None:
+def _predict_once_ready(viewer: Any, dock: Any) -> None:
     """Press Predict as soon as the model is loaded, and never again."""
 
     def press() -> None:
         button = dock.predict.predict_button
         if button.isEnabled():
             dock.model.changed.disconnect(press)
+            # The dock has taken its place by now, so the image is fitted to what is left.
+            viewer.reset_view()
             button.click()
 
     dock.model.changed.connect(press)

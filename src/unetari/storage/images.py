@@ -176,7 +176,7 @@ def _settle_axes(raw: RawImage) -> tuple[str, tuple[str, ...]]:
     if raw.axes:
         return parse_axes(raw.axes, raw.data.shape), raw.notes
     guess = guess_axes(raw.data.shape, rgb=raw.rgb)
-    return guess.axes, (*raw.notes, guess.reason)
+    return guess.axes, raw.notes if guess.sure else (*raw.notes, guess.reason)
 
 
 def _known(sizes: dict[str, float], axes: str) -> dict[str, float]:
