@@ -77,7 +77,8 @@ def warp(
     zoom = math.log(augmentation.zoom)
     stretch = math.log(augmentation.stretch)
     scale = np.exp(rng.uniform(-zoom, zoom) + rng.uniform(-stretch, stretch, axes))
-    angle = float(rng.uniform(-math.pi, math.pi))
+    limit = math.radians(augmentation.rotation)
+    angle = float(rng.uniform(-limit, limit))
     affine = Affine(
         # In 3D the first of the three angles turns around z, the first axis.
         rotate_params=angle if axes == 2 else (angle, 0.0, 0.0),

@@ -25,6 +25,8 @@ class Augmentation(FrozenModel):
     """Rotate by a random multiple of 90 degrees in the plane."""
     affine: Probability = 0.4
     """Fraction of the patches that are rotated and zoomed freely; these cost the most time."""
+    rotation: Annotated[float, Field(ge=0, le=180)] = 180.0
+    """Largest angle of these rotations in the plane, in degrees."""
     zoom: Annotated[float, Field(ge=1, le=8)] = 2.0
     """Largest zoom factor; factors are drawn log-uniformly from 1/zoom to zoom."""
     stretch: Annotated[float, Field(ge=1, le=4)] = 1.2
