@@ -10,6 +10,12 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# Every run tries the same cases; --hypothesis-profile=explore looks for new ones.
+settings.register_profile("same", deadline=None, derandomize=True)
+settings.register_profile("explore", deadline=None)
+settings.load_profile("same")
 
 _SETTINGS = Path(tempfile.mkdtemp(prefix="unetari-tests-"))
 atexit.register(shutil.rmtree, _SETTINGS, ignore_errors=True)

@@ -219,7 +219,7 @@ class _Hint:
 
 
 def _is_labelled_rgb(shape: Sequence[int], axis_labels: Sequence[str]) -> bool:
-    if not shape or len(axis_labels) != len(shape) or shape[-1] not in (3, 4):
+    if len(shape) < 3 or len(axis_labels) != len(shape) or shape[-1] not in (3, 4):
         return False
     return _read_label(axis_labels[-1]) == "S"
 
