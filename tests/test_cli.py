@@ -20,7 +20,7 @@ from typer.testing import CliRunner, Result
 import unetari
 from unetari import Model, Normalization, UNetConfig, predict, save_model
 from unetari.cli import app
-from unetari.cli.console import describe_image, parse_settings, scale_warning
+from unetari.cli.console import describe_image, parse_settings, show_voxel_sizes
 from unetari.cli.demo import show_demo, side_by_side
 from unetari.core.spec import ModelSpec
 from unetari.errors import ConfigError
@@ -470,13 +470,16 @@ def test_settings_are_toml_or_text() -> None:
             parse_settings([wrong])
 
 
-def test_voxel_size_far_from_the_training_is_said(volume: Path) -> None:
+def test_voxel_size_far_from_the_training_is_said(
+    volume: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     image = open_image(volume)
     config = UNetConfig(dim=3, n_blocks=2, start_filters=4)
     network = build(config).network
     for size, warned in (((1.75, 0.8, 0.5), False), ((1.75, 0.3, 0.5), True), ((), False)):
         model = Model(network, ModelSpec(config=config, voxel_size=size), "", "")
-        assert bool(scale_warning(image, model)) is warned
+        show_voxel_sizes(image, model)
+        assert ("was trained at" in capsys.readouterr().err) is warned
     assert "ZYX 1.75 x 0.8 x 0.5" in describe_image(image)
 
 

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 from napari.layers import Image
 
-from unetari.core.spec import ModelSpec
 from unetari.errors import AxesError
 from unetari.viewer.layers import guess_layer_axes, layer_source
-from unetari.viewer.voxels import compare_voxel_sizes, voxel_size
+from unetari.viewer.voxels import voxel_size
 
 
 def test_data_is_neither_read_nor_copied() -> None:
@@ -54,12 +53,3 @@ def test_voxel_sizes_are_in_micrometre() -> None:
     image = Image(np.zeros((4, 20, 30)), scale=(2, 500, 250), units=("second", "nm", "nm"))
     assert voxel_size(image, "TYX") == pytest.approx({"Y": 0.5, "X": 0.25})
     assert voxel_size(Image(np.zeros((20, 30))), "YX") == {}
-
-
-@pytest.mark.parametrize(
-    ("size", "word"), [(0.5, ""), (0.65, ""), (0.1, "5 times larger"), (2.0, "4 times smaller")]
-)
-def test_a_model_for_other_voxel_sizes_is_said(size: float, word: str) -> None:
-    image = Image(np.zeros((20, 30)), scale=(size, size), units=("um", "um"))
-    note = compare_voxel_sizes(image, "YX", ModelSpec(voxel_size=(0.5, 0.5)))
-    assert (word in note) if word else note == ""

@@ -17,8 +17,7 @@ from unetari.cli.console import (
     bullets,
     describe_image,
     parse_settings,
-    scale_warning,
-    show_message,
+    show_voxel_sizes,
     stdout,
 )
 
@@ -58,9 +57,7 @@ def check(
     if report.fixes:
         console.print("What you can do:")
         console.print(bullets([f"{fix.text}." for fix in report.fixes]))
-    warning = scale_warning(opened, loaded)
-    if warning:
-        show_message(warning, warning=True)
+    show_voxel_sizes(opened, loaded)
     if not report.can_predict:
         raise typer.Exit(DOES_NOT_FIT)
 

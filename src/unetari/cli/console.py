@@ -178,17 +178,10 @@ def describe_image(image: ImageFile) -> str:
     return f"{text}, {''.join(image.voxel_size)} {sizes} {unit}"
 
 
-def scale_warning(image: ImageFile, model: Model) -> str:
-    """Say if the voxels are far from those the model was trained on, else return ""."""
-    trained = dict(zip("ZYX"[-len(model.spec.voxel_size) :], model.spec.voxel_size, strict=False))
-    if not image.unit:
-        return ""
-    for axis, size in trained.items():
-        factor = image.voxel_size.get(axis, size) / size
-        if not 0.5 <= factor <= 2:
-            return (
-                f"The image's voxel size along {axis} is {image.voxel_size[axis]:.3g} um, and the "
-                f"model was trained at {size:.3g} um: objects look {1 / factor:.2g} times as large "
-                "to it. Results can be poor; resample the image if they are."
-            )
-    return ""
+def show_voxel_sizes(image: ImageFile, model: Model) -> None:
+    """Warn if the voxels are far from those the model was trained on."""
+    from unetari.core.voxels import compare_voxel_sizes
+
+    warning = compare_voxel_sizes(image.voxel_size if image.unit else {}, model.spec)
+    if warning:
+        show_message(warning, warning=True)

@@ -21,8 +21,8 @@ from unetari.cli.console import (
     describe_image,
     parse_settings,
     progress_bar,
-    scale_warning,
     show_message,
+    show_voxel_sizes,
     stdout,
 )
 from unetari.errors import OutputExistsError, ShapeError
@@ -130,9 +130,7 @@ def _load(name: str, assume: list[str] | None, image: ImageFile) -> Model:
     model = load_model(name, **parse_settings(assume))
     for note in model.notes:
         show_message(note)
-    warning = scale_warning(image, model)
-    if warning:
-        show_message(warning, warning=True)
+    show_voxel_sizes(image, model)
     return model
 
 

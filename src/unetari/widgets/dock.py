@@ -12,10 +12,11 @@ from qtpy.QtWidgets import QGroupBox, QScrollArea, QVBoxLayout, QWidget
 from unetari.core.shapes import Fix, ShapeReport, check_shape
 from unetari.core.spec import ModelSpec
 from unetari.core.tiles import Reach
+from unetari.core.voxels import compare_voxel_sizes
 from unetari.errors import UnetariError
 from unetari.model.bundled import bundled_models
 from unetari.viewer.regions import region_slices
-from unetari.viewer.voxels import compare_voxel_sizes
+from unetari.viewer.voxels import voxel_size
 from unetari.widgets.background import Background, single_shot
 from unetari.widgets.image import GREY, ImageWidget
 from unetari.widgets.messages import State
@@ -120,7 +121,7 @@ class UnetariDock(QScrollArea):
         layer, source = self.image.layer, self.image.value()
         note = ""
         if layer is not None and source is not None:
-            note = compare_voxel_sizes(layer, source.axes, spec)
+            note = compare_voxel_sizes(voxel_size(layer, source.axes), spec)
         self.image.report.show_report(
             report, self._possible_fixes(report), notes=[note] if note else []
         )
