@@ -84,3 +84,18 @@ def test_zoom_changes_sizes_both_ways() -> None:
 
 def edge_length(labels: Tensor) -> float:
     return float(labels.diff(dim=-1).abs().sum() + labels.diff(dim=-2).abs().sum())
+
+
+def test_rotation_is_limited() -> None:
+    bars = np.zeros((96, 96), np.uint16)
+    bars[::8] = bars[1::8] = bars[2::8] = bars[3::8] = 1
+    sample = Sample("bars", bars[np.newaxis].astype(np.float32), bars)
+    level = options_with(PLAIN.replace(affine=1, zoom=1, stretch=1, rotation=10))
+    turned = options_with(PLAIN.replace(affine=1, zoom=1, stretch=1, rotation=180))
+    assert all(crossings(patch_of(sample, level, seed)[1]) < 0.06 for seed in range(10))
+    assert any(crossings(patch_of(sample, turned, seed)[1]) > 0.1 for seed in range(10))
+
+
+def crossings(labels: Tensor) -> float:
+    """Return how often horizontal neighbours differ."""
+    return float(labels.diff(dim=-1).abs().mean())

@@ -14,7 +14,13 @@ from unetari.errors import ConfigError, ModelFileError, OutputExistsError
 from unetari.inference.predict import predict
 from unetari.model.checkpoint import Model, load_model
 from unetari.training.data import Pair, load_samples
-from unetari.training.loop import TrainingProgress, learning_rate, score_network, train
+from unetari.training.loop import (
+    TrainingProgress,
+    choose_images,
+    learning_rate,
+    score_network,
+    train,
+)
 from unetari.training.options import Augmentation, TrainingOptions
 from unetari.training.state import resume_file
 
@@ -219,3 +225,11 @@ def test_the_learning_rate_rises_and_falls(options: TrainingOptions) -> None:
     assert rates.index(max(rates)) in (4, 5)
     assert max(rates) == pytest.approx(0.01)
     assert rates[-1] < 1e-5
+
+
+def test_large_images_are_drawn_more_often_if_asked_for() -> None:
+    sizes, rng = [40_000, 10_000, 10_000], np.random.default_rng(0)
+    even = choose_images(sizes, TrainingOptions(batch_size=4000), rng)
+    sized = choose_images(sizes, TrainingOptions(batch_size=4000, sampling="size"), rng)
+    assert np.bincount(even) / 4000 == pytest.approx([1 / 3] * 3, abs=0.03)
+    assert np.bincount(sized) / 4000 == pytest.approx([1 / 2, 1 / 4, 1 / 4], abs=0.03)

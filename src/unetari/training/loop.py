@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unetari.core.normalization import Normalization
@@ -252,7 +253,7 @@ class _Run:
         """Draw the patches of a step; they depend on the seed and the step alone."""
         options = self.options
         rng = np.random.default_rng((options.seed, step))
-        chosen = rng.integers(len(self.training), size=options.batch_size)
+        chosen = choose_images([sample.labels.size for sample in self.training], options, rng)
         patches = [
             draw_patch(self.training[index], options, rng, self.intensity) for index in chosen
         ]
@@ -304,6 +305,16 @@ CARD = (
     "data_credit",
 )
 """Options that go into the model file as they are."""
+
+
+def choose_images(
+    sizes: Sequence[int], options: TrainingOptions, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Draw the images of a batch, given their numbers of voxels."""
+    if options.sampling == "image":
+        return rng.integers(len(sizes), size=options.batch_size)
+    weights = np.sqrt(sizes)
+    return rng.choice(len(sizes), size=options.batch_size, p=weights / weights.sum())
 
 
 def score_network(network: UNet, samples: Sequence[Sample], device: str) -> float:
