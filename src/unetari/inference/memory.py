@@ -20,7 +20,10 @@ add up to less than one more; convolutions need room to work. Measured on a CPU 
 _SHARE_OF_FREE_MEMORY = 0.5
 _MOST_ELEMENTS = 2**31 - 1  # per tensor: many kernels index with 32 bits
 _CPU_TILE = {2: 768, 3: 128}
-"""Largest tile on a CPU, per axis: larger ones save little work and show results later."""
+"""What a tile on a CPU writes at most, per axis: larger ones show results later.
+
+Its halo comes on top: a deep 3D network reads 48 voxels per side, and a limit on the
+outer size would leave nearly nothing to write."""
 
 
 def bytes_per_voxel(config: UNetConfig) -> int:
@@ -58,7 +61,8 @@ def choose_tile_shape(
     smallest = Reach.of(config).smallest_tile
     widest = 2 * config.start_filters
     voxels = min(free * _SHARE_OF_FREE_MEMORY // bytes_per_voxel(config), _MOST_ELEMENTS // widest)
-    largest = max(_CPU_TILE[config.dim], smallest) if on_cpu else max(whole)
+    written = _CPU_TILE[config.dim] + 2 * Reach.of(config).halo
+    largest = max(written, smallest) if on_cpu else max(whole)
     tile = tuple(min(largest, size) for size in whole)
     while prod(tile) > voxels and (smaller := shrink(tile, config)) is not None:
         tile = smaller
