@@ -9,7 +9,6 @@ from pathlib import Path
 
 import napari
 import numpy as np
-import pytest
 from pytestqt.qtbot import QtBot
 
 import unetari
@@ -46,17 +45,13 @@ def test_a_built_network_predicts(
 ) -> None:
     viewer.add_image(image)
     dock.model.set_page("Build")
-    dock.model.editor.set_value(
-        unetari.UNetConfig(n_blocks=2, start_filters=4, out_channels=4)
-    )
+    dock.model.editor.set_value(unetari.UNetConfig(n_blocks=2, start_filters=4, out_channels=4))
     labels = predict(qtbot, dock)
     assert labels.data.shape == image.shape
     assert len(labels.features) == 4
 
 
-def test_a_region_lies_on_its_image(
-    viewer: napari.Viewer, dock: UnetariDock, qtbot: QtBot
-) -> None:
+def test_a_region_lies_on_its_image(viewer: napari.Viewer, dock: UnetariDock, qtbot: QtBot) -> None:
     volume = np.random.default_rng(1).random((5, 2, 40, 48)).astype(np.float32)
     angle = np.deg2rad(25)
     rotate = np.eye(4)

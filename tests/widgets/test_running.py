@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import time
+import weakref
+from pathlib import Path
 from typing import Any
 
 import napari
@@ -17,7 +20,7 @@ from unetari.widgets.dock import UnetariDock
 from unetari.widgets.messages import State
 from unetari.widgets.prediction_worker import PredictionRun
 
-from .conftest import WAIT_MS, Gate, predict
+from .conftest import WAIT_MS, Gate, predict, wait_for_model
 
 
 @pytest.fixture
@@ -47,7 +50,7 @@ def finish(qtbot: QtBot, dock: UnetariDock, gate: Gate) -> None:
 
 
 def expected(data: Any, dock: UnetariDock) -> Any:
-    return unetari.predict(data, dock.model.value().get()).labels  # type: ignore[union-attr]
+    return unetari.predict(data, dock.model.value().get()).labels
 
 
 def test_progress_is_shown(qtbot: QtBot, dock: UnetariDock, layer: Image, gate: Gate) -> None:
@@ -211,12 +214,27 @@ def test_closing_the_panel_stops_the_run_in_order(
     session = dock.session
     with qtbot.waitSignal(session.ended, timeout=WAIT_MS):
         viewer.window.remove_dock_widget(dock)
+    qtbot.addWidget(dock)  # napari leaves it without an owner
     assert not session.is_running
     assert labels.metadata["unetari"]["status"] == "cancelled"
     # The viewer goes on without the panel.
     viewer.add_image(np.zeros((8, 8)))
     layer.name = "renamed"
     viewer.layers.remove(labels)
+
+
+def test_a_closed_panel_is_gone(viewer: napari.Viewer, bundled_folder: Path, qtbot: QtBot) -> None:
+    viewer.add_image(np.zeros((100, 100), np.uint8))
+    frame, panel = viewer.window.add_plugin_dock_widget("unetari")
+    wait_for_model(qtbot, panel)
+    panel.model.set_page("Build")
+    assert panel.image.report.buttons
+    gone = weakref.ref(panel)
+    frame.destroyOnClose()
+    del frame, panel
+    gc.collect()
+    qtbot.waitUntil(lambda: gone() is None)
+    viewer.add_image(np.zeros((8, 8)))
 
 
 def test_closing_the_window_stops_the_run(

@@ -116,7 +116,8 @@ class UNetConfigEditor(QWidget):
     def __init__(self, config: UNetConfig | None = None, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._problem = ""
-        self.fields = {name: _make_field(name) for name in TITLES}
+        # Any: the values are of different types, and each field knows its own.
+        self.fields: dict[str, Any] = {name: _make_field(name) for name in TITLES}
         self._reasons = {name: Message(state=State.PROBLEM) for name in TITLES}
         self._summary = TextLabel()
         self._lay_out()
@@ -171,6 +172,10 @@ class UNetConfigEditor(QWidget):
         """Why the options do not go together; empty if they do."""
         return self._problem
 
+    def reason_of(self, name: str) -> str:
+        """Return what stands below the field of an option; empty if nothing does."""
+        return self._reasons[name].text
+
     @property
     def summary(self) -> str:
         """The summary line."""
@@ -178,8 +183,8 @@ class UNetConfigEditor(QWidget):
 
     def _offer_up_modes(self) -> None:
         """Follow the number of dimensions; linear stays linear."""
-        field, dim = self.fields["up_mode"], int(self.fields["dim"].value())
-        if not isinstance(field, ChoiceField) or field.choices() == list(UP_MODES[dim]):
+        field, dim = self.fields["up_mode"], self.fields["dim"].value()
+        if field.choices() == list(UP_MODES[dim]):
             return
         is_linear = str(field.value()).endswith("linear")
         field.set_choices(texts(UP_MODES[dim], CHOICE_NAMES))

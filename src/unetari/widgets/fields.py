@@ -78,7 +78,10 @@ class IntField(QSpinBox):
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.setMinimumWidth(60)
-        self.valueChanged.connect(lambda _: self.changed.emit())
+        self.valueChanged.connect(self._on_value)
+
+    def _on_value(self, _: int) -> None:
+        self.changed.emit()
 
     def set_value(self, value: int) -> None:
         """Set the value; beyond the limits, the nearest one."""

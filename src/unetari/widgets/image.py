@@ -16,6 +16,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from unetari.core.axes import AxesGuess
 from unetari.core.source import ImageSource
 from unetari.errors import UnetariError
 from unetari.viewer.layers import guess_layer_axes, layer_source
@@ -61,7 +62,7 @@ class ImageWidget(QWidget):
         )
         self._guess = QToolButton()
         self._guess.setText("Guess")
-        self._axes_reason = Message()
+        self.axes_reason = Message()
         self.channels = ChoiceField({None: "all"})
         self.report = ReportView()
         self._form = self._lay_out()
@@ -82,7 +83,7 @@ class ImageWidget(QWidget):
         cell = QVBoxLayout()
         cell.setSpacing(2)
         cell.addLayout(row)
-        cell.addWidget(self._axes_reason)
+        cell.addWidget(self.axes_reason)
         form.addRow(QLabel("Axes"), cell)
         form.addRow(QLabel("Channels"), self.channels)
         column = QVBoxLayout(self)
@@ -205,13 +206,19 @@ class ImageWidget(QWidget):
         self._form.setRowVisible(self.channels, has_choice)
 
     def _explain_axes(self, layer: Image | None, given: bool) -> None:
-        if layer is None or self._problem:
-            self._axes_reason.show_text(
-                self._problem, State.NOTE if layer is None else State.PROBLEM
-            )
+        if layer is None:
+            self.axes_reason.show_text("")
+        elif self._problem:
+            self.axes_reason.show_text(self._problem, State.PROBLEM)
         elif given:
-            self._axes_reason.show_text("")
+            self.axes_reason.show_text("")
         else:
-            guess = guess_layer_axes(layer, self._dim)
-            state = State.GOOD if guess.sure else State.NOTE
-            self._axes_reason.show_text(guess.reason, state)
+            self._explain_guess(guess_layer_axes(layer, self._dim))
+
+    def _explain_guess(self, guess: AxesGuess) -> None:
+        text = guess.reason
+        if not guess.sure and "C" in guess.axes:
+            # The most common mistake in this field, so the way out stands beside it.
+            other = guess.axes.replace("C", "T" if "Z" in guess.axes else "Z")
+            text += f" If C is really {'time' if 'Z' in guess.axes else 'depth'}, write {other}."
+        self.axes_reason.show_text(text, State.GOOD if guess.sure else State.NOTE)

@@ -95,8 +95,8 @@ class ModelWidget(QWidget):
         self.bundled = ChoiceField({name: name for name in bundled_models()})
         self.file = ModelFilePage()
         self.editor = UNetConfigEditor()
-        self._message = Message()
-        self._card = TextLabel()
+        self.message = Message()
+        self.card = TextLabel()
         self._save = QPushButton("Save model...")
         self._save.setToolTip("Write weights and options to one .safetensors file")
         self._pages = self._lay_out()
@@ -111,8 +111,8 @@ class ModelWidget(QWidget):
         for name, page in pages.items():
             self._tabs.addTab(name)
             column.addWidget(page)
-        column.addWidget(self._message)
-        column.addWidget(self._card)
+        column.addWidget(self.message)
+        column.addWidget(self.card)
         column.addWidget(self._save)
         return pages
 
@@ -181,7 +181,7 @@ class ModelWidget(QWidget):
         if choice is None:
             return
         self._save.setEnabled(False)
-        self._message.show_text("Saving...", State.BUSY)
+        self.message.show_text("Saving...", State.BUSY)
         self._saving.start(partial(save, choice, path))
 
     def _show_page(self) -> None:
@@ -229,22 +229,22 @@ class ModelWidget(QWidget):
         self._show_problem(State.PROBLEM)
 
     def _show_problem(self, state: State) -> None:
-        self._message.show_text(self._problem, state)
-        self._card.hide()
+        self.message.show_text(self._problem, state)
+        self.card.hide()
         self._save.setEnabled(False)
         self.changed.emit()
 
     def _show_choice(self) -> None:
         choice = self.value()
         self._save.setEnabled(choice is not None)
-        self._card.setVisible(self.page != BUILD and choice is not None)
+        self.card.setVisible(self.page != BUILD and choice is not None)
         if self.page == BUILD:
-            self._message.show_text("" if choice is None else _UNTRAINED, State.NOTE)
+            self.message.show_text("" if choice is None else _UNTRAINED, State.NOTE)
         elif self._loaded is not None:
             notes = " ".join(self._loaded.notes)
-            self._message.show_text(notes or "Ready.", State.NOTE if notes else State.GOOD)
-            self._card.setText(card_text(self._loaded.spec))
-            self._card.setToolTip(describe(self._loaded.spec.config))
+            self.message.show_text(notes or "Ready.", State.NOTE if notes else State.GOOD)
+            self.card.setText(card_text(self._loaded.spec))
+            self.card.setToolTip(describe(self._loaded.spec.config))
         self.changed.emit()
 
     def _ask_and_save(self) -> None:
@@ -258,11 +258,11 @@ class ModelWidget(QWidget):
 
     def _on_saved(self, path: Path) -> None:
         self._save.setEnabled(True)
-        self._message.show_text(f"Saved to {path}", State.GOOD)
+        self.message.show_text(f"Saved to {path}", State.GOOD)
 
     def _on_save_failed(self, error: Exception) -> None:
         self._save.setEnabled(True)
-        self._message.show_text(str(error) or type(error).__name__, State.PROBLEM)
+        self.message.show_text(str(error) or type(error).__name__, State.PROBLEM)
 
 
 def card_text(spec: ModelSpec) -> str:

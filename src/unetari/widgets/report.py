@@ -33,6 +33,7 @@ class ReportView(QWidget):
         self._column.setSpacing(4)
         self.messages: list[Message] = []
         self.buttons: list[QPushButton] = []
+        self._fixes: list[Fix] = []
 
     def show_report(
         self, report: ShapeReport, fixes: Sequence[Fix], notes: Sequence[str] = ()
@@ -64,6 +65,7 @@ class ReportView(QWidget):
             widget.deleteLater()
         self.messages = [Message(text, state) for text, state in sentences]
         self.buttons = []
+        self._fixes = []
         for message in self.messages:
             self._column.addWidget(message)
 
@@ -72,9 +74,16 @@ class ReportView(QWidget):
         button.setToolTip(fix.text)
         # Never wider than the panel.
         button.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
-        button.clicked.connect(lambda: self.fix_requested.emit(fix))
+        button.clicked.connect(self._on_clicked)
         self.buttons.append(button)
+        self._fixes.append(fix)
         self._column.addWidget(button)
+
+    def _on_clicked(self) -> None:
+        # A bound method, unlike a lambda, does not keep the panel alive.
+        button = self.sender()
+        if isinstance(button, QPushButton) and button in self.buttons:
+            self.fix_requested.emit(self._fixes[self.buttons.index(button)])
 
 
 def choose_fixes(fixes: Sequence[Fix]) -> list[Fix]:

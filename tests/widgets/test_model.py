@@ -1,0 +1,152 @@
+"""Models are loaded, built and saved in the background, and failures are said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from pytestqt.qtbot import QtBot
+
+import unetari
+from unetari.core.spec import ModelSpec
+from unetari.model import bundled
+from unetari.widgets.messages import State
+from unetari.widgets.model import ModelWidget, card_text
+
+from .conftest import WAIT_MS
+
+
+@pytest.fixture
+def widget(bundled_folder: Path, qtbot: QtBot) -> ModelWidget:
+    panel = ModelWidget()
+    qtbot.addWidget(panel)
+    return panel
+
+
+def wait_for(qtbot: QtBot, widget: ModelWidget, state: State) -> None:
+    qtbot.waitUntil(lambda: widget.message.state is state, timeout=WAIT_MS)
+
+
+def get_spec(widget: ModelWidget) -> ModelSpec:
+    choice = widget.value()
+    assert choice is not None
+    return choice.spec
+
+
+def test_the_first_bundled_model_loads_by_itself(qtbot: QtBot, widget: ModelWidget) -> None:
+    assert widget.page == "Bundled"
+    assert widget.value() is None
+    assert "Loading tiny-2d" in widget.problem
+    wait_for(qtbot, widget, State.GOOD)
+    choice = widget.value()
+    assert choice is not None
+    assert choice.is_trained
+    assert choice.spec.name == "tiny-2d"
+    assert "Nuclei, for tests." in widget.card.text()
+
+
+def test_only_the_last_choice_counts(qtbot: QtBot, widget: ModelWidget) -> None:
+    widget.bundled.set_value("tiny-3d")
+    widget.bundled.set_value("tiny-2d")
+    widget.bundled.set_value("tiny-3d")
+    wait_for(qtbot, widget, State.GOOD)
+    assert get_spec(widget).name == "tiny-3d"
+
+
+def test_without_bundled_models_the_builder_opens(
+    qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bundled, "_files", dict)
+    widget = ModelWidget()
+    qtbot.addWidget(widget)
+    assert widget.page == "Build"
+    assert widget.value() is not None
+
+
+def test_a_built_model_is_the_same_every_time(qtbot: QtBot, widget: ModelWidget) -> None:
+    widget.build_with(n_blocks=2, start_filters=4)
+    choice = widget.value()
+    assert choice is not None
+    assert not choice.is_trained
+    assert choice.get().sha256 == choice.get().sha256
+    assert "untrained" in widget.message.text
+
+
+def test_an_invalid_build_is_no_model(widget: ModelWidget) -> None:
+    widget.set_page("Build")
+    widget.editor.fields["normalization"].set_value("group5")
+    assert widget.value() is None
+    assert "do not divide" in widget.problem
+
+
+def test_a_saved_model_loads_again(qtbot: QtBot, widget: ModelWidget, tmp_path: Path) -> None:
+    widget.build_with(n_blocks=2, start_filters=4, out_channels=3)
+    built = get_spec(widget)
+    path = tmp_path / "mine.safetensors"
+    widget.save_to(str(path))
+    wait_for(qtbot, widget, State.GOOD)
+    assert str(path) in widget.message.text
+    widget.set_page("File")
+    widget.file.set_path(str(path))
+    qtbot.waitUntil(lambda: widget.value() is not None, timeout=WAIT_MS)
+    assert get_spec(widget) == built
+
+
+def test_a_model_that_cannot_be_saved_is_said(
+    qtbot: QtBot, widget: ModelWidget, tmp_path: Path
+) -> None:
+    widget.build_with(n_blocks=1, start_filters=2)
+    widget.save_to(str(tmp_path / "nowhere" / "mine.safetensors"))
+    wait_for(qtbot, widget, State.PROBLEM)
+    assert "nowhere" in widget.message.text
+    assert widget.value() is not None
+
+
+@pytest.mark.parametrize("content", [b"", b"not a model"])
+def test_a_damaged_file_is_said(
+    qtbot: QtBot, widget: ModelWidget, tmp_path: Path, content: bytes
+) -> None:
+    path = tmp_path / "bad.safetensors"
+    path.write_bytes(content)
+    widget.set_page("File")
+    widget.file.set_path(str(path))
+    wait_for(qtbot, widget, State.PROBLEM)
+    assert widget.value() is None
+    assert "bad.safetensors" in widget.problem
+    widget.set_page("Bundled")
+    wait_for(qtbot, widget, State.GOOD)
+
+
+def test_bare_weights_take_the_given_options(
+    qtbot: QtBot, widget: ModelWidget, tmp_path: Path
+) -> None:
+    network = unetari.UNet(n_blocks=2, start_filters=4, activation="elu")
+    path = tmp_path / "article.pt"
+    torch.save(network.state_dict(), path)
+    widget.set_page("File")
+    widget.file.set_path(str(path))
+    wait_for(qtbot, widget, State.NOTE)
+    qtbot.waitUntil(lambda: widget.value() is not None, timeout=WAIT_MS)
+    assert "activation" in widget.message.text
+    assert get_spec(widget).config.activation == "relu"
+    widget.file.set_option("activation", "elu")
+    qtbot.waitUntil(lambda: widget.value() is not None, timeout=WAIT_MS)
+    assert get_spec(widget).config.activation == "elu"
+
+
+def test_the_card_has_what_a_user_must_know() -> None:
+    spec = ModelSpec(
+        class_names=("background", "nucleus"),
+        description="Nuclei.",
+        voxel_size=(0.5, 0.5),
+        license="CC0-1.0",
+        data_credit="Somebody",
+    )
+    assert card_text(spec).splitlines() == [
+        "Nuclei.",
+        "2D, 1 channel; labels: 0 background, 1 nucleus",
+        "Trained at 0.5 x 0.5 µm per voxel",
+        "Licence: CC0-1.0",
+        "Data: Somebody",
+    ]

@@ -1,0 +1,131 @@
+"""The small parts: background work, fields, messages, the prediction form."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from pytestqt.qtbot import QtBot
+from qtpy.QtCore import QPoint, QPointF, Qt
+from qtpy.QtGui import QWheelEvent
+from qtpy.QtWidgets import QApplication
+
+from unetari.core.shapes import Fix
+from unetari.widgets.background import Background
+from unetari.widgets.fields import ChoiceField, IntField
+from unetari.widgets.messages import Message, State
+from unetari.widgets.predict import PredictWidget
+from unetari.widgets.report import button_text, choose_fixes
+
+
+def test_background_work_runs_beside_the_window_and_reports_there(qtbot: QtBot) -> None:
+    background = Background()
+    here = threading.get_ident()
+    with qtbot.waitSignal(background.done) as seen:
+        background.start(threading.get_ident)
+    assert seen.args[0] != here
+    assert not background.is_running
+
+
+@pytest.mark.parametrize("error", [RuntimeError("torch"), ValueError("other")])
+def test_background_failures_are_reported(qtbot: QtBot, error: Exception) -> None:
+    def fail() -> None:
+        raise error
+
+    background = Background()
+    with qtbot.waitSignal(background.failed) as seen:
+        background.start(fail)
+    assert seen.args == [error]
+
+
+def test_only_the_newest_background_work_is_reported(qtbot: QtBot) -> None:
+    background = Background()
+    seen: list[object] = []
+    background.done.connect(seen.append)
+    background.start(lambda: 1)
+    background.start(lambda: 2)
+    with qtbot.waitSignal(background.done):
+        background.start(lambda: 3)
+    assert seen == [3]
+
+
+def test_choices_keep_their_value_when_they_change(qtbot: QtBot) -> None:
+    field = ChoiceField({1: "one", 2: "two"})
+    qtbot.addWidget(field)
+    field.set_value(2)
+    field.set_choices({2: "zwei", 3: "drei"})
+    assert field.value() == 2
+    field.set_value(99)
+    assert field.value() == 2
+
+
+@pytest.mark.parametrize("field", ["choice", "int"])
+def test_scrolling_over_a_field_does_not_change_it(qtbot: QtBot, field: str) -> None:
+    widget = ChoiceField({n: str(n) for n in range(9)}) if field == "choice" else IntField(0, 9)
+    qtbot.addWidget(widget)
+    widget.set_value(4)
+    event = QWheelEvent(
+        QPointF(5, 5),
+        QPointF(5, 5),
+        QPoint(0, 120),
+        QPoint(0, 120),
+        Qt.MouseButton.NoButton,
+        Qt.KeyboardModifier.NoModifier,
+        Qt.ScrollPhase.NoScrollPhase,
+        False,
+    )
+    QApplication.sendEvent(widget, event)
+    assert widget.value() == 4
+    assert not event.isAccepted()
+
+
+def test_a_message_hides_while_it_is_empty(qtbot: QtBot) -> None:
+    message = Message("Something", State.GOOD)
+    qtbot.addWidget(message)
+    assert not message.isHidden()
+    message.show_text("")
+    assert message.isHidden()
+
+
+def test_the_time_left_is_shown(qtbot: QtBot) -> None:
+    widget = PredictWidget()
+    qtbot.addWidget(widget)
+    widget.set_running(True)
+    assert widget.bar.maximum() == 0
+    widget.show_progress(5, 20, 10.0)
+    assert widget.status.text == "Tile 5 of 20, 30 s left"
+    assert (widget.bar.value(), widget.bar.maximum()) == (5, 20)
+
+
+def test_the_tile_size_keeps_to_what_the_network_can_take(qtbot: QtBot) -> None:
+    widget = PredictWidget()
+    qtbot.addWidget(widget)
+    assert widget.tile_size is None
+    widget.auto_tile.setChecked(False)
+    widget.tile_field.set_value(8)
+    widget.set_tile_limits(104, 8)
+    assert widget.tile_size == 104
+
+
+def test_devices_are_offered(qtbot: QtBot) -> None:
+    widget = PredictWidget()
+    qtbot.addWidget(widget)
+    widget.set_devices(("cuda:0", "cpu"))
+    assert widget.device_field.choices() == ["auto", "cuda:0", "cpu"]
+    assert widget.device == "auto"
+
+
+def test_fixes_are_short_few_and_doable() -> None:
+    fixes = [
+        Fix("pad", 2, "Pad Y by 2 px to 512 px (prediction does so by itself)"),
+        *[Fix("channel", n, f"Use channel {n} only") for n in range(8)],
+        Fix("n_blocks", 2, "Use 2 blocks: the image then fits without padding"),
+        Fix("n_blocks", 2, "Use 2 blocks: enough for Z"),
+    ]
+    texts = [button_text(fix) for fix in choose_fixes(fixes)]
+    assert texts == [
+        "Use channel 0 only",
+        "Use channel 1 only",
+        "Use channel 2 only",
+        "Use 2 blocks",
+    ]
