@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,24 @@ if sys.platform.startswith("linux") and not (
     os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def no_widgets_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a Qt test that leaves a window behind."""
+    if "qtbot" not in request.fixturenames:
+        yield
+        return
+    from qtpy.QtCore import QCoreApplication, QEvent
+    from qtpy.QtWidgets import QApplication
+
+    before = set(QApplication.topLevelWidgets())
+    yield
+    QCoreApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)
+    if not before.issuperset(QApplication.topLevelWidgets()):
+        gc.collect()  # slow, so only where something may be left
+    left = set(QApplication.topLevelWidgets()) - before
+    assert not left, f"left open: {left}"
 
 
 @pytest.fixture(scope="session")
