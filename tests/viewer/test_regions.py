@@ -91,30 +91,65 @@ def test_a_position_beside_the_image_is_refused_with_the_way_out(viewer: ViewerM
         region_slices(viewer, image, "ZYX", "slice")
 
 
-def show(image: Image, first: tuple[int, ...], last: tuple[int, ...]) -> None:
-    """Pretend that the canvas has been drawn with these corners."""
-    image.corner_pixels = np.array([first, last])
+def look_at(viewer: ViewerModel, centre: tuple[float, float], height: float) -> None:
+    """Point the camera, so that so much of the world fits into the canvas, which is square."""
+    viewer.canvas.size = (100, 100)
+    viewer.scene.camera.center = (0, *centre)
+    viewer.scene.camera.zoom = 100 / height
 
 
 def test_the_visible_part_is_cut_in_the_displayed_axes_only(viewer: ViewerModel) -> None:
     image = viewer.add_image(np.zeros((5, 40, 50)))
     viewer.dims.set_current_step(0, 3)
-    show(image, (0, 10, 5), (0, 19, 49))
+    look_at(viewer, (14.5, 40), 10)
     region = region_slices(viewer, image, "ZYX", "visible")
-    assert region == (slice(3, 4), slice(10, 20), slice(5, 50))
+    assert region == (slice(3, 4), slice(10, 20), slice(35, 46))
+
+
+def test_the_visible_part_follows_scale_and_axis_order(viewer: ViewerModel) -> None:
+    image = viewer.add_image(np.zeros((30, 40, 50)), scale=(2, 1, 0.5), translate=(10, 0, 0))
+    viewer.dims.order = (1, 2, 0)
+    viewer.dims.set_point(1, 7)
+    look_at(viewer, (10.25, 31), 4)  # x, then z
+    region = region_slices(viewer, image, "ZYX", "visible")
+    assert region == (slice(10, 12), slice(7, 8), slice(17, 25))
+
+
+def test_the_visible_part_of_a_rotated_image_holds_all_that_is_visible(
+    viewer: ViewerModel,
+) -> None:
+    image = viewer.add_image(np.zeros((200, 200)), rotate=rotation(2, 30), shear=[0.2])
+    centre = image.data_to_world((100, 90))
+    look_at(viewer, (float(centre[0]), float(centre[1])), 20)
+    region = region_slices(viewer, image, "YX", "visible")
+    corners = [
+        image.world_to_data((centre[0] + y, centre[1] + x)) for y in (-10, 10) for x in (-10, 10)
+    ]
+    for axis, part in enumerate(region):
+        assert part.start <= min(corner[axis] for corner in corners) + 0.5
+        assert part.stop >= max(corner[axis] for corner in corners) - 0.5
+        assert part.stop - part.start < 40
 
 
 def test_the_visible_part_of_a_multiscale_image_is_in_full_resolution(viewer: ViewerModel) -> None:
     levels = [np.zeros((64, 60)), np.zeros((32, 30)), np.zeros((16, 15))]
     image = viewer.add_image(levels, multiscale=True)
-    image.data_level = 1
-    show(image, (4, 0), (11, 29))
-    assert region_slices(viewer, image, "YX", "visible") == (slice(8, 24), slice(0, 60))
+    look_at(viewer, (15.5, 50), 16)
+    assert region_slices(viewer, image, "YX", "visible") == (slice(8, 24), slice(42, 59))
+
+
+def test_the_visible_part_in_other_units(viewer: ViewerModel) -> None:
+    micro = viewer.add_image(np.zeros((64, 64)), units=("um", "um"))
+    nano = viewer.add_image(np.zeros((64, 64)), scale=(500, 500), units=("nm", "nm"))
+    assert str(viewer.dims.units[0]) == "nanometer"
+    look_at(viewer, (9750, 9750), 10_000)
+    assert region_slices(viewer, nano, "YX", "visible") == (slice(10, 30), slice(10, 30))
+    assert region_slices(viewer, micro, "YX", "visible") == (slice(5, 16), slice(5, 16))
 
 
 def test_an_image_outside_the_canvas_is_refused_with_the_way_out(viewer: ViewerModel) -> None:
     image = viewer.add_image(np.zeros((40, 50)), name="away")
-    show(image, (39, 5), (39, 20))
+    look_at(viewer, (500, 20), 30)
     with pytest.raises(ShapeError, match=r"'away' is inside the canvas.*Reset View"):
         region_slices(viewer, image, "YX", "visible")
 

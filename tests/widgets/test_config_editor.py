@@ -13,6 +13,7 @@ from pytestqt.qtbot import QtBot
 from unetari.core.config import UP_MODES, UNetConfig
 from unetari.errors import ConfigError
 from unetari.widgets.config_editor import TITLES, UNetConfigEditor
+from unetari.widgets.messages import is_marked
 
 
 @pytest.fixture
@@ -95,19 +96,13 @@ def test_an_impossible_combination_is_marked_where_it_stands(
     for name, value in wrong.items():
         editor.fields[name].set_value(value)
     assert reason in editor.problem
-    assert {name for name in TITLES if is_marked(editor, name)} == marked
+    assert {name for name in TITLES if is_marked(editor.fields[name])} == marked
     assert reason in editor.reason_of(next(iter(wrong)))
     with pytest.raises(ConfigError):
         editor.value()
     editor.set_value(UNetConfig())
     assert editor.problem == ""
-    assert not any(is_marked(editor, name) for name in TITLES)
-
-
-def is_marked(editor: UNetConfigEditor, name: str) -> bool:
-    field = editor.fields[name]
-    field = getattr(field, "groups", field)
-    return bool(field.property("invalid"))
+    assert not any(is_marked(editor.fields[name]) for name in TITLES)
 
 
 def test_the_summary_follows(editor: UNetConfigEditor) -> None:

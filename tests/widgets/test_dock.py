@@ -40,6 +40,14 @@ def test_a_bundled_model_predicts_what_the_library_predicts(
     assert len(record["model_sha256"]) == 64
 
 
+def test_the_devices_of_the_machine_are_offered(dock: UnetariDock, qtbot: QtBot) -> None:
+    from unetari.model.device import available_devices
+
+    expected = ["auto", *available_devices()]
+    qtbot.waitUntil(lambda: dock.predict.device_field.choices() == expected)
+    assert expected[1] in dock.predict.device_field.itemText(0)
+
+
 def test_a_built_network_predicts(
     viewer: napari.Viewer, dock: UnetariDock, qtbot: QtBot, image: np.ndarray
 ) -> None:

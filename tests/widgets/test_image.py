@@ -9,7 +9,7 @@ from pytestqt.qtbot import QtBot
 
 from unetari.core.source import ImageSource
 from unetari.widgets.image import ImageWidget
-from unetari.widgets.messages import State
+from unetari.widgets.messages import State, is_marked
 
 
 @pytest.fixture
@@ -83,12 +83,12 @@ def test_wrong_axes_are_marked_with_the_reason(viewer: ViewerModel, widget: Imag
     viewer.add_image(np.zeros((30, 20, 25)))
     widget.set_axes("QYX")
     assert widget.value() is None
-    assert widget.axes.property("invalid")
+    assert is_marked(widget.axes)
     assert widget.axes_reason.state is State.PROBLEM
     assert "'Q'" in widget.axes_reason.text
     assert widget.axes.text() == "QYX"
     widget.set_axes("ZYX")
-    assert not widget.axes.property("invalid")
+    assert not is_marked(widget.axes)
 
 
 def test_a_short_axis_taken_for_channels_can_be_named_depth(
@@ -133,4 +133,4 @@ def test_images_of_too_many_axes_are_refused_with_the_reason(
     viewer.add_image(np.zeros((1, 1, 1, 1, 8, 8)))
     assert widget.value() is None
     assert "6 axes" in widget.problem
-    assert widget.axes.property("invalid")
+    assert is_marked(widget.axes)

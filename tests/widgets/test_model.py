@@ -12,7 +12,7 @@ import unetari
 from unetari.core.spec import ModelSpec
 from unetari.model import bundled
 from unetari.widgets.messages import State
-from unetari.widgets.model import ModelWidget, card_text
+from unetari.widgets.model import ModelWidget, card_text, details_text
 
 from .conftest import WAIT_MS
 
@@ -145,8 +145,8 @@ def test_the_card_has_what_a_user_must_know() -> None:
     )
     assert card_text(spec).splitlines() == [
         "Nuclei.",
-        "2D, 1 channel; labels: 0 background, 1 nucleus",
-        "Trained at 0.5 x 0.5 µm per voxel",
-        "Licence: CC0-1.0",
-        "Data: Somebody",
+        "2D, 1 channel; labels: 0 background, 1 nucleus.",
+        "Trained at 0.5 x 0.5 µm per voxel.",
     ]
+    assert details_text(spec).splitlines()[1:] == ["Licence: CC0-1.0", "Data: Somebody"]
+    assert "1,971,554 parameters" in details_text(spec)

@@ -127,6 +127,25 @@ def test_a_run_that_cannot_begin_is_shown(
     predict(qtbot, dock)
 
 
+def test_an_error_while_the_layer_is_added_is_shown(
+    viewer: napari.Viewer,
+    qtbot: QtBot,
+    dock: UnetariDock,
+    layer: Image,
+    notifications: list[Notification],
+) -> None:
+    def fail(event: Any) -> None:
+        raise TypeError("a listener failed")
+
+    viewer.layers.events.inserted.connect(fail)
+    with qtbot.waitSignal(dock.session.ended, timeout=WAIT_MS):
+        dock.predict.predict_button.click()
+    viewer.layers.events.inserted.disconnect(fail)
+    assert "a listener failed" in notifications[-1].message
+    assert "a listener failed" in dock.predict.status.text
+    predict(qtbot, dock)
+
+
 def test_removing_the_image_leaves_the_run_alone(
     viewer: napari.Viewer, qtbot: QtBot, dock: UnetariDock, layer: Image, gate: Gate
 ) -> None:

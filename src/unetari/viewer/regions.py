@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from itertools import product
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -122,17 +124,44 @@ def _visible_spans(viewer: ViewerModel, layer: Image) -> list[slice]:
     spans = _slice_spans(viewer, layer)
     if viewer.dims.ndisplay == 3:
         return spans
-    factors = layer.downsample_factors[layer.data_level]
-    first, last = np.asarray(layer.corner_pixels, dtype=float)
-    for axis in displayed_axes(viewer, layer):
-        size = spans[axis].stop
-        # napari clips the corners to the image: both on the same edge means outside.
-        if first[axis] == last[axis] and size > factors[axis]:
+    for axis, (low, high) in _visible_box(viewer, layer).items():
+        # Voxel i reaches from i - 0.5 to i + 0.5.
+        start = max(0, math.floor(low + 0.5))
+        stop = min(spans[axis].stop, math.ceil(high + 0.5))
+        if start >= stop:
             raise ShapeError(
                 f"No part of {layer.name!r} is inside the canvas. Move or zoom the view until the "
                 "image is visible (View > Reset View), or predict the whole image."
             )
-        start = max(0, int(np.floor(first[axis] * factors[axis])))
-        stop = min(size, int(np.ceil((last[axis] + 1) * factors[axis])))
         spans[axis] = slice(start, stop)
     return spans
+
+
+def _visible_box(viewer: ViewerModel, layer: Image) -> dict[int, tuple[float, float]]:
+    """Return what the canvas spans, in voxels, per displayed axis of the layer.
+
+    From the camera, for `layer.corner_pixels` holds more than is visible once a
+    multiscale image has been zoomed, and the last state after it has left the canvas.
+    """
+    # Since napari 0.9 camera and canvas have places of their own.
+    camera = getattr(viewer, "scene", viewer).camera
+    size = viewer.canvas.size if hasattr(viewer, "canvas") else viewer._canvas_size
+    missing = viewer.dims.ndim - layer.ndim
+    pairs = [
+        (axis - missing, place)
+        for place, axis in enumerate(viewer.dims.displayed)
+        if axis >= missing
+    ]
+    axes, places = (list(column) for column in zip(*pairs, strict=True))
+    centre = np.array(camera.center[-2:])[places]
+    half = np.array(size, dtype=float)[places] / camera.zoom / 2
+    signs = np.array(list(product((-1, 1), repeat=len(axes))))
+    corners = (centre + signs * half) * _unit_factors(viewer, layer)[axes]
+    origin = np.array(layer.data_to_world(np.zeros(layer.ndim)))
+    steps = np.array([layer.data_to_world(step) for step in np.eye(layer.ndim)]) - origin
+    # As napari draws: what couples displayed axes with others is left out.
+    matrix = steps.T[np.ix_(axes, axes)]
+    data = np.linalg.solve(matrix, (corners - origin[axes]).T)
+    return {
+        axis: (float(row.min()), float(row.max())) for axis, row in zip(axes, data, strict=True)
+    }

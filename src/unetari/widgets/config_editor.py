@@ -57,7 +57,7 @@ class NormalizationField(QWidget):
         self.groups = IntField(1, 4096)
         self.groups.set_value(8)
         self.groups.setSuffix(" groups")
-        self.groups.setMinimumWidth(125)
+        self.groups.setMinimumWidth(135)
         row = QHBoxLayout(self)
         row.setContentsMargins(0, 0, 0, 0)
         row.addWidget(self.kind)

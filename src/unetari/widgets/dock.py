@@ -59,6 +59,7 @@ class UnetariDock(QScrollArea):
         self.session = PredictionSession(self._viewer)
         self._report: ShapeReport | None = None
         self._devices = Background(self)
+        self._knows_devices = False
         self._view_timer = single_shot(self, _VIEW_DELAY_MS, self._update_problem)
         self._lay_out()
         self._connect()
@@ -105,7 +106,15 @@ class UnetariDock(QScrollArea):
             config = choice.spec.config
             self.predict.set_tile_limits(Reach.of(config).smallest_tile, config.multiple)
             self.image.set_dim(config.dim)
+            if choice.is_trained:
+                self._ask_for_devices()
         self._on_image()
+
+    def _ask_for_devices(self) -> None:
+        """List the devices once torch is there; before, that alone would take seconds."""
+        if not self._knows_devices:
+            self._knows_devices = True
+            self._devices.start(list_devices)
 
     def _on_image(self) -> None:
         choice, source = self.model.value(), self.image.value()
@@ -191,10 +200,12 @@ class UnetariDock(QScrollArea):
             scores=self.predict.wants_scores,
         )
         self.predict.set_running(True)
+        self.ensureWidgetVisible(self.predict.status)
         self.session.start(layer, request)
 
     def _on_begun(self, step: Begun) -> None:
         self.predict.warnings.show_text(" ".join(step.job.warnings))
+        self._ask_for_devices()
 
     def _on_ended(self, outcome: Ended) -> None:
         text, state = _describe(outcome, self.session)

@@ -64,15 +64,16 @@ class ImageWidget(QWidget):
         self._guess.setText("Guess")
         self.axes_reason = Message()
         self.channels = ChoiceField({None: "all"})
+        self._channels_label = QLabel("Channels")
         self.report = ReportView()
-        self._form = self._lay_out()
+        self._lay_out()
         self.layers.layer_changed.connect(self._on_layer)
         self.axes.editingFinished.connect(self._on_axes_edited)
         self._guess.clicked.connect(self._on_guess)
         self.channels.changed.connect(self._update)
         self._on_layer()
 
-    def _lay_out(self) -> QFormLayout:
+    def _lay_out(self) -> None:
         form = QFormLayout()
         form.setContentsMargins(0, 0, 0, 0)
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
@@ -85,12 +86,11 @@ class ImageWidget(QWidget):
         cell.addLayout(row)
         cell.addWidget(self.axes_reason)
         form.addRow(QLabel("Axes"), cell)
-        form.addRow(QLabel("Channels"), self.channels)
+        form.addRow(self._channels_label, self.channels)
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.addLayout(form)
         column.addWidget(self.report)
-        return form
 
     @property
     def layer(self) -> Image | None:
@@ -203,7 +203,8 @@ class ImageWidget(QWidget):
         mark(self.axes, layer is not None and bool(self._problem))
         self._explain_axes(layer, given)
         has_choice = self._source is not None and self._source.data_channels > 1
-        self._form.setRowVisible(self.channels, has_choice)
+        self.channels.setVisible(has_choice)
+        self._channels_label.setVisible(has_choice)
 
     def _explain_axes(self, layer: Image | None, given: bool) -> None:
         if layer is None:

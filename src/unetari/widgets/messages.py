@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from qtpy.QtCore import Qt
+from qtpy.QtCore import QSize, Qt
 from qtpy.QtWidgets import QComboBox, QFrame, QHBoxLayout, QLabel, QSizePolicy, QSpinBox, QWidget
 
 
@@ -41,6 +41,10 @@ class TextLabel(QLabel):
         self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
         self.setText(text)
 
+    def minimumSizeHint(self) -> QSize:  # noqa: N802 (Qt's name)
+        """Ask for one line; the layout adds what the actual width needs."""
+        return QSize(0, self.fontMetrics().height())
+
 
 class Message(QFrame):
     """One sentence with its state; hidden while it is empty."""
@@ -76,17 +80,21 @@ class Message(QFrame):
 
 
 def mark(field: QWidget, invalid: bool) -> None:
-    """Give a field napari's look of an invalid input, or take it away.
+    """Draw a red border around a field, or remove it.
 
     A compound field passes the mark on to the inputs it consists of.
     """
-    inputs = field.findChildren((QComboBox, QSpinBox))
-    for widget in inputs or [field]:
-        if bool(widget.property("invalid")) == invalid:
-            continue
-        widget.setProperty("invalid", invalid)
-        style = widget.style()
-        if style is not None:
-            # The theme's style sheet looks at properties only when it is applied.
-            style.unpolish(widget)
-            style.polish(widget)
+    style = f"border: 1px solid {State.PROBLEM.color};" if invalid else ""
+    for widget in _inputs(field):
+        if widget.styleSheet() != style:
+            widget.setStyleSheet(style)
+
+
+def is_marked(field: QWidget) -> bool:
+    """Whether a field has a red border."""
+    return any(widget.styleSheet() for widget in _inputs(field))
+
+
+def _inputs(field: QWidget) -> list[QWidget]:
+    children = field.findChildren(QWidget)
+    return [child for child in children if isinstance(child, QComboBox | QSpinBox)] or [field]

@@ -8,13 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qtpy.QtCore import Signal
+from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import (
     QFileDialog,
     QHBoxLayout,
     QLabel,
     QPushButton,
     QTabBar,
+    QToolButton,
     QVBoxLayout,
     QWidget,
 )
@@ -97,9 +98,15 @@ class ModelWidget(QWidget):
         self.editor = UNetConfigEditor()
         self.message = Message()
         self.card = TextLabel()
+        self.about = QToolButton()
+        self.details = TextLabel()
         self._save = QPushButton("Save model...")
         self._save.setToolTip("Write weights and options to one .safetensors file")
+        self.about.setText("Network, licence, data")
+        self.about.setCheckable(True)
+        self.about.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
         self._pages = self._lay_out()
+        self._show_details(False)
         self._connect()
         self.set_page(BUNDLED if self.bundled.count() else BUILD)
 
@@ -113,8 +120,14 @@ class ModelWidget(QWidget):
             column.addWidget(page)
         column.addWidget(self.message)
         column.addWidget(self.card)
+        column.addWidget(self.about)
+        column.addWidget(self.details)
         column.addWidget(self._save)
         return pages
+
+    def _show_details(self, shown: bool) -> None:
+        self.about.setArrowType(Qt.ArrowType.DownArrow if shown else Qt.ArrowType.RightArrow)
+        self.details.setVisible(shown)
 
     def _bundled_page(self) -> QWidget:
         page = QWidget()
@@ -126,6 +139,7 @@ class ModelWidget(QWidget):
 
     def _connect(self) -> None:
         self._tabs.currentChanged.connect(self._show_page)
+        self.about.toggled.connect(self._show_details)
         self.bundled.changed.connect(self._reload)
         self.file.changed.connect(self._reload)
         self.editor.changed.connect(self._on_edited)
@@ -230,22 +244,28 @@ class ModelWidget(QWidget):
 
     def _show_problem(self, state: State) -> None:
         self.message.show_text(self._problem, state)
-        self.card.hide()
+        self._show_card(None)
         self._save.setEnabled(False)
         self.changed.emit()
 
     def _show_choice(self) -> None:
         choice = self.value()
         self._save.setEnabled(choice is not None)
-        self.card.setVisible(self.page != BUILD and choice is not None)
+        self._show_card(None if self.page == BUILD or choice is None else choice.spec)
         if self.page == BUILD:
             self.message.show_text("" if choice is None else _UNTRAINED, State.NOTE)
         elif self._loaded is not None:
             notes = " ".join(self._loaded.notes)
             self.message.show_text(notes or "Ready.", State.NOTE if notes else State.GOOD)
-            self.card.setText(card_text(self._loaded.spec))
-            self.card.setToolTip(describe(self._loaded.spec.config))
         self.changed.emit()
+
+    def _show_card(self, spec: ModelSpec | None) -> None:
+        details = "" if spec is None else details_text(spec)
+        self.card.setText("" if spec is None else card_text(spec))
+        self.card.setVisible(spec is not None)
+        self.details.setText(details)
+        self.about.setVisible(bool(details))
+        self.details.setVisible(bool(details) and self.about.isChecked())
 
     def _ask_and_save(self) -> None:
         choice = self.value()
@@ -266,21 +286,28 @@ class ModelWidget(QWidget):
 
 
 def card_text(spec: ModelSpec) -> str:
-    """Return a model's card as a few short lines."""
+    """Return what a model segments, in two or three lines."""
     config = spec.config
     channels = "1 channel" if config.in_channels == 1 else f"{config.in_channels} channels"
     lines = [
         spec.description,
-        f"{config.dim}D, {channels}; labels: {', '.join(_numbered(spec.labels))}",
+        f"{config.dim}D, {channels}; labels: {', '.join(_numbered(spec.labels))}.",
     ]
     if spec.voxel_size:
         size = " x ".join(f"{length:g}" for length in spec.voxel_size)
-        lines.append(f"Trained at {size} µm per voxel")
-    if spec.license:
-        lines.append(f"Licence: {spec.license}")
-    if spec.data_credit:
-        lines.append(f"Data: {spec.data_credit}")
+        lines.append(f"Trained at {size} µm per voxel.")
     return "\n".join(line for line in lines if line)
+
+
+def details_text(spec: ModelSpec) -> str:
+    """Return the rest of a model's card: the network, and whom to thank."""
+    parts = {
+        "Network": describe(spec.config),
+        "Licence": spec.license,
+        "Authors": ", ".join(spec.authors),
+        "Data": spec.data_credit,
+    }
+    return "\n".join(f"{title}: {text}" for title, text in parts.items() if text)
 
 
 def _numbered(labels: tuple[str, ...], most: int = 6) -> list[str]:

@@ -55,6 +55,7 @@ class PredictionSession(QObject):
         self.labels: Labels | None = None
         self.scores: Image | None = None
         self._started = 0.0
+        self._failure: Exception | None = None
         self._timer = single_shot(self, _REFRESH_MS, self._refresh)
 
     @property
@@ -68,6 +69,7 @@ class PredictionSession(QObject):
             return
         self._image, self.labels, self.scores = layer, None, None
         self._started = time.monotonic()
+        self._failure = None
         self._run = PredictionRun(request)
         self._run.begun.connect(self._on_begun)
         self._run.advanced.connect(self._on_advanced)
@@ -81,13 +83,22 @@ class PredictionSession(QObject):
             self._run.cancel()
 
     def _on_begun(self, step: Begun) -> None:
+        try:
+            self._add_layers(step)
+        except Exception as error:  # noqa: BLE001 (shown when the run has ended)
+            # Adding a layer runs code of napari and of other plugins.
+            self._failure = error
+            self.cancel()
+        else:
+            self.begun.emit(step)
+
+    def _add_layers(self, step: Begun) -> None:
         if self._image is None:
             return
         self._placement = place(self._image, step.job.source.axes, step.job.region)
         if step.scores is not None:
             self.scores = add_scores(self._viewer, self._image, step.job, step.scores)
         self.labels = add_labels(self._viewer, self._image, step.job, step.labels)
-        self.begun.emit(step)
 
     def _on_advanced(self, step: Advanced) -> None:
         self.advanced.emit(step.done, step.total, time.monotonic() - self._started)
@@ -126,6 +137,8 @@ class PredictionSession(QObject):
                     write_record(layer, outcome.record)
         self._run = None
         self._image = None
+        if outcome.error is None and self._failure is not None:
+            outcome = Ended(outcome.record, self._failure)
         if outcome.error is not None:
             notify(outcome.error)
         self.ended.emit(outcome)

@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -86,6 +87,7 @@ def _run(request: PredictionRequest, should_stop: Callable[[], bool]) -> Steps:
 
     # One core is left to the window. This must come before any other work of torch here.
     torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))
+    import_module("pandas")  # the result layer needs it, and the window must not wait for it
     from unetari.inference.job import prepare
 
     model = request.get_model()

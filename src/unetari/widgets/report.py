@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QPushButton, QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QHBoxLayout, QPushButton, QSizePolicy, QVBoxLayout, QWidget
 
 from unetari.core.shapes import Fix, ShapeReport
 from unetari.widgets.messages import Message, State
 
+_SHORT = 22  # letters, in half the width of a narrow panel
 _MOST_CHANNELS = 3
 """More single channels than this are left to the channel field."""
 
@@ -34,6 +35,7 @@ class ReportView(QWidget):
         self.messages: list[Message] = []
         self.buttons: list[QPushButton] = []
         self._fixes: list[Fix] = []
+        self._half_row: QHBoxLayout | None = None
 
     def show_report(
         self, report: ShapeReport, fixes: Sequence[Fix], notes: Sequence[str] = ()
@@ -66,6 +68,7 @@ class ReportView(QWidget):
         self.messages = [Message(text, state) for text, state in sentences]
         self.buttons = []
         self._fixes = []
+        self._half_row = None
         for message in self.messages:
             self._column.addWidget(message)
 
@@ -77,7 +80,19 @@ class ReportView(QWidget):
         button.clicked.connect(self._on_clicked)
         self.buttons.append(button)
         self._fixes.append(fix)
-        self._column.addWidget(button)
+        self._place(button)
+
+    def _place(self, button: QPushButton) -> None:
+        """Two short buttons share a row."""
+        is_short = len(button.text()) <= _SHORT
+        if not (is_short and self._half_row is not None):
+            self._half_row = QHBoxLayout()
+            self._column.addLayout(self._half_row)
+            self._half_row.addWidget(button)
+            self._half_row = self._half_row if is_short else None
+        else:
+            self._half_row.addWidget(button)
+            self._half_row = None
 
     def _on_clicked(self) -> None:
         # A bound method, unlike a lambda, does not keep the panel alive.

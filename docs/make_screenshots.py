@@ -1,0 +1,152 @@
+"""Make the screenshots of the documentation with the real plugin: docs/images/*.png.
+
+Needs a display; without one, run it in a virtual one:
+    xvfb-run -a -s "-screen 0 1600x1000x24" python docs/make_screenshots.py
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import napari
+import numpy as np
+from PIL import Image
+from qtpy.QtCore import QEventLoop, Qt, QTimer
+from qtpy.QtWidgets import QWidget
+
+from unetari import UNetConfig
+from unetari.widgets.dock import UnetariDock
+
+SIZE = (1280, 860)
+PANEL_WIDTH = 400
+MOST_BYTES = 250_000
+"""Larger pictures are reduced to 256 colours."""
+
+
+class Studio:
+    """A viewer with the plugin, and a camera."""
+
+    def __init__(self, out: Path, theme: str) -> None:
+        self.out = out
+        self.viewer = napari.Viewer(show=False)
+        self.viewer.theme = theme
+        self.window = self.viewer.window._qt_window
+        self.window.resize(*SIZE)
+        self.window.show()
+        frame, panel = self.viewer.window.add_plugin_dock_widget("unetari")
+        self.dock: UnetariDock = panel
+        self.window.resizeDocks([frame], [PANEL_WIDTH], Qt.Orientation.Horizontal)
+
+    def open_sample(self, name: str) -> None:
+        """Replace all layers by a sample."""
+        self.viewer.layers.clear()
+        pause(100)
+        layers = self.viewer.open_sample("unetari", name)
+        self.viewer.layers.selection.active = layers[0]
+        self.viewer.reset_view()
+
+    def choose_model(self, name: str) -> None:
+        """Choose a bundled model and wait until it is loaded."""
+        self.dock.model.set_page("Bundled")
+        self.dock.model.bundled.set_value(name)
+        wait_until(lambda: self.dock.model.value() is not None)
+
+    def predict(self, picture_at: int | None = None, name: str = "") -> None:
+        """Predict, and take a picture when a number of tiles is done."""
+
+        def watch(done: int, *_: object) -> None:
+            if done == picture_at:
+                QTimer.singleShot(150, lambda: self.take(name, settle=0))
+
+        self.dock.session.advanced.connect(watch)
+        self.dock.predict.predict_button.click()
+        wait_until(lambda: not self.dock.session.is_running)
+        self.dock.session.advanced.disconnect(watch)
+
+    def take(self, name: str, widget: QWidget | None = None, settle: int = 600) -> None:
+        """Save a picture of the window, or of one widget."""
+        pause(settle)
+        path = self.out / f"{name}.png"
+        (widget or self.window).grab().save(str(path))
+        if path.stat().st_size > MOST_BYTES:
+            picture = Image.open(path).convert("RGB")
+            method = Image.Quantize.MAXCOVERAGE  # keeps the few coloured pixels of the symbols
+            picture.quantize(256, method, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
+def pause(milliseconds: int) -> None:
+    """Let the window work for a while."""
+    loop = QEventLoop()
+    QTimer.singleShot(milliseconds, loop.quit)
+    loop.exec()
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Let the window work until something is true."""
+    while not condition():
+        pause(20)
+
+
+def make_all(studio: Studio) -> None:
+    """Take every picture, in the order in which the tutorial goes."""
+    dock = studio.dock
+    studio.open_sample("nuclei_2d")
+    studio.choose_model("nuclei-2d")
+    studio.take("fits")
+    dock.predict.auto_tile.setChecked(False)
+    dock.predict.tile_field.set_value(160)
+    studio.predict(picture_at=14, name="running")
+    studio.viewer.layers.pop()
+    dock.predict.auto_tile.setChecked(True)
+    studio.predict()
+    studio.take("predicted")
+
+    dock.model.set_page("Build")
+    dock.model.editor.set_value(UNetConfig(n_blocks=4, start_filters=24, normalization="group8"))
+    studio.take("build")
+    dock.model.editor.fields["start_filters"].set_value(20)
+    studio.take("invalid", dock)
+    dock.model.editor.set_value(UNetConfig())
+
+    show_problem(studio)
+    dock.model.set_page("File")
+    studio.take("file", dock)
+
+    studio.open_sample("nuclei_3d")
+    studio.choose_model("nuclei-3d")
+    # A pointer that rests over the canvas has no direction yet in a volume.
+    studio.viewer.mouse_over_canvas = False
+    studio.viewer.dims.ndisplay = 3
+    studio.viewer.scene.camera.angles = (10, 35, 120)
+    studio.predict()
+    studio.take("volume")
+
+
+def show_problem(studio: Studio) -> None:
+    """Show an RGB image to a model with one channel."""
+    image = studio.viewer.layers[0].data
+    grey = np.clip((image - 100.0) / np.percentile(image, 99.5), 0, 1)
+    color = (255 * np.stack([0.3 * grey, 0.5 * grey, grey], axis=-1)).astype(np.uint8)
+    studio.viewer.layers.clear()
+    pause(100)
+    studio.viewer.add_image(color, rgb=True, name="stained cells")
+    studio.choose_model("nuclei-2d")
+    studio.take("problem")
+
+
+def main() -> None:
+    """Read the options and take the pictures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "images")
+    parser.add_argument("--theme", default="dark", choices=("dark", "light"))
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    studio = Studio(options.out, options.theme)
+    make_all(studio)
+    studio.viewer.close()
+
+
+if __name__ == "__main__":
+    main()
