@@ -110,20 +110,21 @@ def split_pairs(
         one of the two sides.
     """
     excluded = _matching(pairs, options.exclude, "exclude")
-    pairs = [pair for pair in pairs if pair not in excluded]
+    kept = [pair for pair in pairs if pair not in excluded]
     if isinstance(options.validation, float):
-        count = max(1, round(options.validation * len(pairs)))
-        order = np.random.default_rng(options.seed).permutation(len(pairs))
-        held_out = {pairs[index] for index in order[:count]}
+        count = max(1, round(options.validation * len(kept)))
+        order = np.random.default_rng(options.seed).permutation(len(kept))
+        held_out = {kept[index] for index in order[:count]}
     else:
         held_out = _matching(pairs, options.validation, "validation")
-    training = tuple(pair for pair in pairs if pair not in held_out)
-    if not training or not held_out:
+    training = tuple(pair for pair in kept if pair not in held_out)
+    validation = tuple(pair for pair in kept if pair in held_out)
+    if not training or not validation:
         raise ConfigError(
-            f"{len(training)} pairs to train on and {len(held_out)} to validate on: at least one "
-            f"of each is needed. Add pairs, or change validation={options.validation!r}."
+            f"{len(training)} pairs to train on and {len(validation)} to validate on: at least "
+            f"one of each is needed. Add pairs, or change validation={options.validation!r}."
         )
-    return training, tuple(pair for pair in pairs if pair in held_out)
+    return training, validation
 
 
 def _matching(pairs: Sequence[Pair], patterns: Sequence[str], option: str) -> set[Pair]:

@@ -93,7 +93,8 @@ class TrainingOptions(FrozenModel):
     `*` and `?` are wildcards). In a file: a fraction, or the name of a text file with one
     name per line. Name them if several images show the same field of view or sample."""
     exclude: tuple[str, ...] = ()
-    """Names of images to leave out of everything, such as wrongly annotated ones."""
+    """Names of images to leave out of everything, such as wrongly annotated ones, given as
+    for `validation`."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Decides the initial weights, the patches and their augmentation."""
     device: str = "auto"
@@ -152,7 +153,7 @@ def load_options(path: str | Path) -> TrainingOptions:
     path : str or Path
         A TOML file with the fields of `TrainingOptions`, and the tables
         `[network]`, `[normalization]` and `[augmentation]`. A file named by
-        `validation` is looked for beside it.
+        `validation` or `exclude` is looked for beside it.
 
     Raises
     ------
@@ -166,8 +167,9 @@ def load_options(path: str | Path) -> TrainingOptions:
         raise ConfigError(f"{path}: {error.strerror}. Give the path of a TOML file.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is no valid TOML file: {error}.") from error
-    if isinstance(table.get("validation"), str):
-        table["validation"] = _read_names(path.parent / table["validation"])
+    for option in ("validation", "exclude"):
+        if isinstance(table.get(option), str):
+            table[option] = _read_names(path.parent / table[option])
     return TrainingOptions(**table)
 
 
@@ -176,7 +178,7 @@ def _read_names(path: Path) -> tuple[str, ...]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise ConfigError(
-            f"{path}: {error.strerror}. `validation` names a text file beside the options, with "
-            "one image name per line, or is a fraction."
+            f"{path}: {error.strerror}. `validation` and `exclude` can name a text file beside "
+            "the options, with one image name per line."
         ) from error
     return tuple(line.strip() for line in lines if line.strip() and not line.startswith("#"))
