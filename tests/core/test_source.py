@@ -37,7 +37,7 @@ def to_memmap(array: NDArray[Any], folder: Path) -> ArrayLike:
 KINDS: dict[str, Callable[[NDArray[Any], Path], ArrayLike]] = {
     "numpy": lambda array, _: array,
     "fortran": lambda array, _: np.asfortranarray(array),
-    "dask": lambda array, _: da.from_array(array, chunks=3),  # type: ignore[no-untyped-call]
+    "dask": lambda array, _: da.from_array(array, chunks=3),
     "zarr": lambda array, _: zarr.array(array, chunks=(2,) * array.ndim),
     "memmap": to_memmap,
 }
