@@ -233,3 +233,12 @@ def test_large_images_are_drawn_more_often_if_asked_for() -> None:
     sized = choose_images(sizes, TrainingOptions(batch_size=4000, sampling="size"), rng)
     assert np.bincount(even) / 4000 == pytest.approx([1 / 3] * 3, abs=0.03)
     assert np.bincount(sized) / 4000 == pytest.approx([1 / 2, 1 / 4, 1 / 4], abs=0.03)
+
+
+@pytest.mark.parametrize(("share", "updates"), [(0.5, 3), (1.0, 6)])
+def test_batch_norm_keeps_its_statistics_near_the_end(
+    options: TrainingOptions, pairs: Pairs, tmp_path: Path, share: float, updates: int
+) -> None:
+    options = options.replace(freeze_statistics=share, validate_every=6)
+    path = drain(train(options, pairs, tmp_path / "m"))[-1].path
+    assert int(weights(path)["down_blocks.0.norm1.num_batches_tracked"]) == updates

@@ -231,7 +231,7 @@ class _Run:
     def step(self) -> float:
         """Do one optimizer step and return its loss."""
         options, state = self.options, self.state
-        state.network.train()
+        self.set_mode()
         for group in state.optimizer.param_groups:
             group["lr"] = learning_rate(state.step, options)
         images, labels = self.batch(state.step)
@@ -248,6 +248,14 @@ class _Run:
         nn.utils.clip_grad_norm_(state.network.parameters(), 1.0)
         state.optimizer.step()
         return float(loss.detach())
+
+    def set_mode(self) -> None:
+        """Put the network into training mode, batch norm into that of prediction near the end."""
+        network = self.state.network.train()
+        if self.state.step >= self.options.freeze_statistics * self.options.steps:
+            for module in network.modules():
+                if isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d):
+                    module.eval()
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Draw the patches of a step; they depend on the seed and the step alone."""

@@ -83,6 +83,10 @@ class TrainingOptions(FrozenModel):
     """Largest learning rate: reached after a short linear rise, then lowered as a cosine to 0."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
     """Weight decay of the AdamW optimizer."""
+    freeze_statistics: Probability = 0.6
+    """Share of the steps after which batch norm keeps its running statistics, as it does in
+    prediction. Until then it takes those of each batch; a network that learned with them to
+    the end segments too little or too much, above all with few patches per batch. 1: never."""
     foreground: Probability = 0.5
     """Fraction of the patches that are centred on a foreground voxel."""
     sampling: Literal["image", "size"] = "image"
