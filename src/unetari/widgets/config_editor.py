@@ -38,7 +38,7 @@ CHOICE_NAMES: dict[Any, str] = {
     "none": "none",
     "batch": "batch",
     "instance": "instance",
-    "group": "group",
+    "group": "groups:",
     "same": "same size (zero padding)",
     "valid": "valid (result shrinks)",
     "transposed": "transposed convolution",
@@ -56,8 +56,6 @@ class NormalizationField(QWidget):
         self.kind = ChoiceField(texts(("none", "batch", "instance", "group"), CHOICE_NAMES))
         self.groups = IntField(1, 4096)
         self.groups.set_value(8)
-        self.groups.setSuffix(" groups")
-        self.groups.setMinimumWidth(135)
         row = QHBoxLayout(self)
         row.setContentsMargins(0, 0, 0, 0)
         row.addWidget(self.kind)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QEvent, Qt
+from qtpy.QtCore import QEvent, QSize, Qt
 from qtpy.QtGui import QCloseEvent
 from qtpy.QtWidgets import QGroupBox, QScrollArea, QVBoxLayout, QWidget
 
@@ -38,6 +38,14 @@ def list_devices() -> Sequence[str]:
     return available_devices()
 
 
+class _Panel(QWidget):
+    """Content of a scroll area that is as tall as its texts need at the actual width."""
+
+    def minimumSizeHint(self) -> QSize:  # noqa: N802 (Qt's name)
+        """Leave the height to the layout: Qt's own hint is that of the narrowest panel."""
+        return QSize(0, 0)
+
+
 class UnetariDock(QScrollArea):
     """The plugin's panel.
 
@@ -66,7 +74,7 @@ class UnetariDock(QScrollArea):
         self._on_model()
 
     def _lay_out(self) -> None:
-        panel = QWidget()
+        panel = _Panel()
         column = QVBoxLayout(panel)
         column.setContentsMargins(4, 4, 4, 4)
         parts = {"1. Model": self.model, "2. Image": self.image, "3. Predict": self.predict}

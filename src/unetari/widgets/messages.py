@@ -54,13 +54,14 @@ class Message(QFrame):
     ) -> None:
         super().__init__(parent)
         self._symbol = QLabel()
-        self._symbol.setFixedWidth(16)
-        self._symbol.setAlignment(Qt.AlignmentFlag.AlignTop | Qt.AlignmentFlag.AlignHCenter)
+        # The glyphs come from fonts with taller lines than the text.
+        self._symbol.setFixedSize(16, 18)
+        self._symbol.setAlignment(Qt.AlignmentFlag.AlignCenter)
         self._text = TextLabel()
         row = QHBoxLayout(self)
         row.setContentsMargins(0, 0, 0, 0)
         row.setSpacing(4)
-        row.addWidget(self._symbol)
+        row.addWidget(self._symbol, alignment=Qt.AlignmentFlag.AlignTop)
         row.addWidget(self._text, stretch=1)
         self.state = state
         self.show_text(text, state)
