@@ -15,7 +15,7 @@ import unetari
 from unetari.widgets.dock import UnetariDock
 from unetari.widgets.messages import State
 
-from .conftest import predict, wait_for_model
+from .conftest import WAIT_MS, predict, wait_for_model
 
 
 def test_a_bundled_model_predicts_what_the_library_predicts(
@@ -43,9 +43,10 @@ def test_a_bundled_model_predicts_what_the_library_predicts(
 def test_the_devices_of_the_machine_are_offered(dock: UnetariDock, qtbot: QtBot) -> None:
     from unetari.model.device import available_devices
 
-    expected = ["auto", *available_devices()]
-    qtbot.waitUntil(lambda: dock.predict.device_field.choices() == expected)
-    assert expected[1] in dock.predict.device_field.itemText(0)
+    devices = available_devices()
+    field = dock.predict.device_field
+    qtbot.waitUntil(lambda: field.itemText(0) == f"automatic ({devices[0]})", timeout=WAIT_MS)
+    assert field.choices() == ["auto", *devices]
 
 
 def test_a_built_network_predicts(
