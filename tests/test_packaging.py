@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
 import zipfile
-from importlib.metadata import version
+from importlib.metadata import packages_distributions, requires, version
 from pathlib import Path
 
 import pytest
@@ -99,6 +101,30 @@ def test_the_source_archive_can_be_worked_on(built: dict[str, Path]) -> None:
         names = {name.partition("/")[2] for name in archive.getnames()}
     for name in ("napari.yaml", "LICENSE", "constraints.txt", "tests/conftest.py", "scripts/test"):
         assert name in names
+
+
+def imported_names() -> set[str]:
+    """Top-level names that the package imports, wherever."""
+    names: set[str] = set()
+    for path in Path(unetari.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names.update(alias.name.partition(".")[0] for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                names.add((node.module or "").partition(".")[0])
+    return names - set(sys.stdlib_module_names) - {"unetari"}
+
+
+def test_dependencies_are_what_is_imported() -> None:
+    owners = packages_distributions()
+    imported = {owners[name][0].lower() for name in imported_names()}
+    declared = {
+        re.split(r"[^\w.-]", requirement)[0].lower()
+        for requirement in requires("unetari") or ()
+        if "extra ==" not in requirement
+    }
+    assert imported - declared == {"monai"}, "only training needs an extra"
+    assert declared - imported == {"pooch"}
 
 
 def test_the_installed_manifest_is_the_one_in_the_tree(repository: Path) -> None:
