@@ -50,7 +50,7 @@ class Studio:
     def choose_model(self, name: str) -> None:
         """Choose a bundled model and wait until it is loaded."""
         self.dock.model.set_page("Bundled")
-        self.dock.model.bundled.set_value(name)
+        self.dock.model.bundled.value = name
         wait_until(lambda: self.dock.model.value() is not None)
 
     def predict(self, picture_at: int | None = None, name: str = "") -> None:
@@ -61,7 +61,7 @@ class Studio:
                 QTimer.singleShot(150, lambda: self.take(name, settle=0))
 
         self.dock.session.advanced.connect(watch)
-        self.dock.predict.predict_button.click()
+        self.dock.predict.predict_button.native.click()
         wait_until(lambda: not self.dock.session.is_running)
         self.dock.session.advanced.disconnect(watch)
 
@@ -95,18 +95,18 @@ def make_all(studio: Studio) -> None:
     studio.open_sample("nuclei_2d")
     studio.choose_model("nuclei-2d")
     studio.take("fits")
-    dock.predict.auto_tile.setChecked(False)
-    dock.predict.tile_field.set_value(160)
+    dock.predict.auto_tile.value = False
+    dock.predict.tile_field.value = 160
     studio.predict(picture_at=14, name="running")
     studio.viewer.layers.pop()
-    dock.predict.auto_tile.setChecked(True)
+    dock.predict.auto_tile.value = True
     studio.predict()
     studio.take("predicted")
 
     dock.model.set_page("Build")
     dock.model.editor.set_value(UNetConfig(n_blocks=4, start_filters=24, normalization="group8"))
     studio.take("build")
-    dock.model.editor.fields["start_filters"].set_value(20)
+    dock.model.editor.fields["start_filters"].value = 20
     studio.take("invalid", dock)
     dock.model.editor.set_value(UNetConfig())
 

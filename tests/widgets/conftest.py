@@ -98,9 +98,9 @@ def wait_for_model(qtbot: QtBot, dock: UnetariDock) -> None:
 
 def predict(qtbot: QtBot, dock: UnetariDock) -> Any:
     """Press Predict and wait for the end; return the result layer."""
-    assert dock.predict.predict_button.isEnabled()
+    assert dock.predict.predict_button.enabled
     with qtbot.waitSignal(dock.session.ended, timeout=WAIT_MS):
-        dock.predict.predict_button.click()
+        dock.predict.predict_button.native.click()
     assert dock.predict.status.state is State.GOOD, dock.predict.status.text
     return dock.session.labels
 

@@ -19,7 +19,7 @@ from unetari.widgets.messages import is_marked
 @pytest.fixture
 def editor(qtbot: QtBot) -> UNetConfigEditor:
     widget = UNetConfigEditor()
-    qtbot.addWidget(widget)
+    qtbot.addWidget(widget.native)
     return widget
 
 
@@ -65,21 +65,21 @@ def test_setting_a_value_emits_changed_once(editor: UNetConfigEditor) -> None:
     config = UNetConfig(dim=3, up_mode="trilinear", n_blocks=3, normalization="group8")
     editor.set_value(config)
     assert seen == [config]
-    editor.fields["n_blocks"].set_value(2)
+    editor.fields["n_blocks"].value = 2
     assert seen[1:] == [config.replace(n_blocks=2)]
 
 
 def test_upsampling_follows_the_dimensions(editor: UNetConfigEditor) -> None:
     for dim in (3, 2):
-        editor.fields["dim"].set_value(dim)
-        assert tuple(editor.fields["up_mode"].choices()) == UP_MODES[dim]
+        editor.fields["dim"].value = dim
+        assert editor.fields["up_mode"].choices == UP_MODES[dim]
 
 
 def test_linear_upsampling_stays_linear(editor: UNetConfigEditor) -> None:
     editor.set_value(UNetConfig(up_mode="bilinear"))
-    editor.fields["dim"].set_value(3)
+    editor.fields["dim"].value = 3
     assert editor.value().up_mode == "trilinear"
-    editor.fields["dim"].set_value(2)
+    editor.fields["dim"].value = 2
     assert editor.value().up_mode == "bilinear"
 
 
@@ -94,20 +94,20 @@ def test_an_impossible_combination_is_marked_where_it_stands(
     editor: UNetConfigEditor, wrong: dict[str, Any], marked: set[str], reason: str
 ) -> None:
     for name, value in wrong.items():
-        editor.fields[name].set_value(value)
+        editor.fields[name].value = value
     assert reason in editor.problem
-    assert {name for name in TITLES if is_marked(editor.fields[name])} == marked
+    assert {name for name in TITLES if is_marked(editor.fields[name].native)} == marked
     assert reason in editor.reason_of(next(iter(wrong)))
     with pytest.raises(ConfigError):
         editor.value()
     editor.set_value(UNetConfig())
     assert editor.problem == ""
-    assert not any(is_marked(editor.fields[name]) for name in TITLES)
+    assert not any(is_marked(editor.fields[name].native) for name in TITLES)
 
 
 def test_the_summary_follows(editor: UNetConfigEditor) -> None:
     assert "1,971,554 parameters" in editor.summary
     assert "multiples of 8" in editor.summary
     assert "100 x 100" in editor.summary
-    editor.fields["n_blocks"].set_value(1)
+    editor.fields["n_blocks"].value = 1
     assert "any size" in editor.summary

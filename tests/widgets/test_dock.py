@@ -45,8 +45,10 @@ def test_the_devices_of_the_machine_are_offered(dock: UnetariDock, qtbot: QtBot)
 
     devices = available_devices()
     field = dock.predict.device_field
-    qtbot.waitUntil(lambda: field.itemText(0) == f"automatic ({devices[0]})", timeout=WAIT_MS)
-    assert field.choices() == ["auto", *devices]
+    qtbot.waitUntil(
+        lambda: field.native.itemText(0) == f"automatic ({devices[0]})", timeout=WAIT_MS
+    )
+    assert field.choices == ("auto", *devices)
 
 
 def test_a_built_network_predicts(
@@ -76,7 +78,7 @@ def test_a_region_lies_on_its_image(viewer: napari.Viewer, dock: UnetariDock, qt
     )
     dock.image.set_channel(1)
     viewer.dims.set_point(0, layer.data_to_world((3, 0, 0, 0))[0])
-    dock.predict.region_field.set_value("slice")
+    dock.predict.region_field.value = "slice"
     labels = predict(qtbot, dock)
     assert labels.data.shape == (1, 1, 40, 48)
     np.testing.assert_allclose(
@@ -90,13 +92,13 @@ def test_probabilities_come_as_a_layer_of_their_own(
     viewer: napari.Viewer, dock: UnetariDock, qtbot: QtBot, image: np.ndarray
 ) -> None:
     viewer.add_image(image)
-    dock.predict.scores_box.setChecked(True)
+    dock.predict.scores_box.value = True
     labels = predict(qtbot, dock)
     scores = viewer.layers[-2]
     assert scores.data.shape == (2, *image.shape)
     np.testing.assert_array_equal(scores.data.argmax(axis=0), labels.data)
     # Results are not offered as images to segment.
-    assert len(dock.image.layers.choices()) == 1
+    assert len(dock.image.layers.field.choices) == 1
 
 
 def test_every_run_makes_a_new_layer_and_keeps_what_was_painted(
@@ -116,8 +118,8 @@ def test_the_tile_size_does_not_change_the_result(
 ) -> None:
     viewer.add_image(image)
     whole = predict(qtbot, dock)
-    dock.predict.auto_tile.setChecked(False)
-    dock.predict.tile_field.set_value(40)
+    dock.predict.auto_tile.value = False
+    dock.predict.tile_field.value = 40
     tiled = predict(qtbot, dock)
     assert tiled.metadata["unetari"]["n_tiles"] > 1
     np.testing.assert_array_equal(whole.data, tiled.data)
@@ -126,7 +128,7 @@ def test_the_tile_size_does_not_change_the_result(
 def test_predict_is_enabled_exactly_when_it_can_work(
     viewer: napari.Viewer, dock: UnetariDock, qtbot: QtBot, image: np.ndarray
 ) -> None:
-    button, status = dock.predict.predict_button, dock.predict.status
+    button, status = dock.predict.predict_button.native, dock.predict.status
     assert not button.isEnabled()
     assert "Open an image" in status.text
     layer = viewer.add_image(image)
@@ -153,20 +155,20 @@ def test_a_position_beside_the_image_disables_predict_until_it_is_left(
 ) -> None:
     viewer.add_image(np.zeros((6, 32, 32), np.uint8), name="short")
     viewer.add_labels(np.zeros((9, 32, 32), np.uint8))
-    dock.predict.region_field.set_value("slice")
+    dock.predict.region_field.value = "slice"
     viewer.dims.set_current_step(0, 7)
     button = dock.predict.predict_button
-    qtbot.waitUntil(lambda: not button.isEnabled())
+    qtbot.waitUntil(lambda: not button.enabled)
     assert "positions 0 to 5" in dock.predict.status.text
     viewer.dims.set_current_step(0, 2)
-    qtbot.waitUntil(button.isEnabled)
+    qtbot.waitUntil(lambda: button.enabled)
 
 
 def test_too_many_channels_are_fixed_by_a_click(
     viewer: napari.Viewer, dock: UnetariDock, qtbot: QtBot, image: np.ndarray
 ) -> None:
     viewer.add_image(np.stack([image.astype(np.uint8)] * 3, axis=-1), rgb=True)
-    assert not dock.predict.predict_button.isEnabled()
+    assert not dock.predict.predict_button.enabled
     messages = dock.image.report.messages
     assert messages[0].state is State.PROBLEM
     assert "3 channels" in messages[0].text
@@ -189,7 +191,7 @@ def test_fewer_blocks_change_the_builder(viewer: napari.Viewer, dock: UnetariDoc
     dock.model.set_page("Build")
     click(dock, "Use 3 blocks")
     assert dock.model.editor.value().n_blocks == 3
-    assert dock.model.editor.fields["n_blocks"].value() == 3
+    assert dock.model.editor.fields["n_blocks"].value == 3
     assert not dock.image.report.buttons
 
 
@@ -197,7 +199,7 @@ def test_a_thin_volume_goes_slice_by_slice(
     viewer: napari.Viewer, dock: UnetariDock, qtbot: QtBot
 ) -> None:
     viewer.add_image(np.zeros((2, 64, 64), np.uint8), axis_labels=("z", "y", "x"))
-    dock.model.bundled.set_value("tiny-3d")
+    dock.model.bundled.value = "tiny-3d"
     wait_for_model(qtbot, dock)
     click(dock, "2D network")
     wait_for_model(qtbot, dock)
@@ -215,9 +217,9 @@ def test_a_3d_network_and_a_plane_are_refused(
     viewer: napari.Viewer, dock: UnetariDock, qtbot: QtBot, image: np.ndarray
 ) -> None:
     viewer.add_image(image)
-    dock.model.bundled.set_value("tiny-3d")
+    dock.model.bundled.value = "tiny-3d"
     wait_for_model(qtbot, dock)
-    assert not dock.predict.predict_button.isEnabled()
+    assert not dock.predict.predict_button.enabled
     assert "no Z axis" in dock.predict.status.text
 
 
@@ -232,7 +234,7 @@ def test_voxels_of_another_size_are_said(
     wait_for_model(qtbot, dock)
     texts = [message.text for message in dock.image.report.messages]
     assert any("trained at 0.5" in text for text in texts)
-    assert dock.predict.predict_button.isEnabled()
+    assert dock.predict.predict_button.enabled
 
 
 def test_napari_opens_the_panel_from_the_manifest(

@@ -25,7 +25,7 @@ def widget(viewer: ViewerModel, qtbot: QtBot) -> ImageWidget:
 
 
 def names(widget: ImageWidget) -> list[str]:
-    return [widget.layers.itemText(i) for i in range(widget.layers.count())]
+    return [widget.layers.field.native.itemText(i) for i in range(len(widget.layers.field))]
 
 
 def get_source(widget: ImageWidget) -> ImageSource:
@@ -65,37 +65,37 @@ def test_changed_is_emitted_when_the_image_goes(viewer: ViewerModel, widget: Ima
 
 def test_axes_are_guessed_and_can_be_overridden(viewer: ViewerModel, widget: ImageWidget) -> None:
     layer = viewer.add_image(np.zeros((30, 20, 25)))
-    assert widget.axes.text() == "ZYX"
+    assert widget.axes.value == "ZYX"
     assert "ZYX" in widget.axes_reason.text
     widget.set_axes("tyx")
     assert get_source(widget).axes == "TYX"
     # Each layer keeps its own.
     other = viewer.add_image(np.zeros((30, 20, 25)))
     widget.layers.set_layer(other)
-    assert widget.axes.text() == "ZYX"
+    assert widget.axes.value == "ZYX"
     widget.layers.set_layer(layer)
-    assert widget.axes.text() == "TYX"
+    assert widget.axes.value == "TYX"
     widget.set_axes("")
-    assert widget.axes.text() == "ZYX"
+    assert widget.axes.value == "ZYX"
 
 
 def test_wrong_axes_are_marked_with_the_reason(viewer: ViewerModel, widget: ImageWidget) -> None:
     viewer.add_image(np.zeros((30, 20, 25)))
     widget.set_axes("QYX")
     assert widget.value() is None
-    assert is_marked(widget.axes)
+    assert is_marked(widget.axes.native)
     assert widget.axes_reason.state is State.PROBLEM
     assert "'Q'" in widget.axes_reason.text
-    assert widget.axes.text() == "QYX"
+    assert widget.axes.value == "QYX"
     widget.set_axes("ZYX")
-    assert not is_marked(widget.axes)
+    assert not is_marked(widget.axes.native)
 
 
 def test_a_short_axis_taken_for_channels_can_be_named_depth(
     viewer: ViewerModel, widget: ImageWidget
 ) -> None:
     viewer.add_image(np.zeros((3, 64, 64)))
-    assert widget.axes.text() == "CYX"
+    assert widget.axes.value == "CYX"
     assert "depth" in widget.axes_reason.text
     widget.set_axes("ZYX")
     assert get_source(widget).n_channels == 1
@@ -105,7 +105,7 @@ def test_channels_are_offered_where_there_are_some(
     viewer: ViewerModel, widget: ImageWidget
 ) -> None:
     viewer.add_image(np.zeros((2, 64, 64)), axis_labels=("c", "y", "x"))
-    assert widget.channels.choices() == [None, 0, 1]
+    assert widget.channels.choices == ("all", 0, 1)
     widget.set_channel(1)
     source = widget.value()
     assert source is not None
@@ -114,7 +114,7 @@ def test_channels_are_offered_where_there_are_some(
 
 def test_rgb_can_be_grey_or_one_sample(viewer: ViewerModel, widget: ImageWidget) -> None:
     viewer.add_image(np.zeros((32, 32, 3), np.uint8), rgb=True)
-    assert widget.channels.choices() == [None, "grey", 0, 1, 2]
+    assert widget.channels.choices == ("all", "grey", 0, 1, 2)
     widget.set_channel("grey")
     assert get_source(widget).grey
 
@@ -124,7 +124,7 @@ def test_new_data_is_read_anew(viewer: ViewerModel, widget: ImageWidget) -> None
     layer.data = np.zeros((40, 20, 25))
     assert get_source(widget).label_shape == (40, 20, 25)
     layer.axis_labels = ("time", "y", "x")
-    assert widget.axes.text() == "TYX"
+    assert widget.axes.value == "TYX"
 
 
 def test_images_of_too_many_axes_are_refused_with_the_reason(
@@ -133,4 +133,4 @@ def test_images_of_too_many_axes_are_refused_with_the_reason(
     viewer.add_image(np.zeros((1, 1, 1, 1, 8, 8)))
     assert widget.value() is None
     assert "6 axes" in widget.problem
-    assert is_marked(widget.axes)
+    assert is_marked(widget.axes.native)

@@ -47,9 +47,9 @@ def test_the_first_bundled_model_loads_by_itself(qtbot: QtBot, widget: ModelWidg
 
 
 def test_only_the_last_choice_counts(qtbot: QtBot, widget: ModelWidget) -> None:
-    widget.bundled.set_value("tiny-3d")
-    widget.bundled.set_value("tiny-2d")
-    widget.bundled.set_value("tiny-3d")
+    widget.bundled.value = "tiny-3d"
+    widget.bundled.value = "tiny-2d"
+    widget.bundled.value = "tiny-3d"
     wait_for(qtbot, widget, State.GOOD)
     assert get_spec(widget).name == "tiny-3d"
 
@@ -75,7 +75,7 @@ def test_a_built_model_is_the_same_every_time(qtbot: QtBot, widget: ModelWidget)
 
 def test_an_invalid_build_is_no_model(widget: ModelWidget) -> None:
     widget.set_page("Build")
-    widget.editor.fields["normalization"].set_value("group5")
+    widget.editor.fields["normalization"].value = "group5"
     assert widget.value() is None
     assert "do not divide" in widget.problem
 
@@ -148,5 +148,9 @@ def test_the_card_has_what_a_user_must_know() -> None:
         "2D, 1 channel; labels: 0 background, 1 nucleus.",
         "Trained at 0.5 x 0.5 µm per voxel.",
     ]
-    assert details_text(spec).splitlines()[1:] == ["Licence: CC0-1.0", "Data: Somebody"]
+    assert details_text(spec).splitlines()[1:] == [
+        "Intensities: percentiles 1 and 99.8 to 0 and 1, of the whole image",
+        "Licence: CC0-1.0",
+        "Data: Somebody",
+    ]
     assert "1,971,554 parameters" in details_text(spec)

@@ -12,7 +12,7 @@ from qtpy.QtWidgets import QApplication
 
 from unetari.core.shapes import Fix
 from unetari.widgets.background import Background
-from unetari.widgets.fields import ChoiceField, IntField
+from unetari.widgets.fields import choice, form, integer, offer
 from unetari.widgets.messages import Message, State
 from unetari.widgets.predict import PredictWidget
 from unetari.widgets.report import button_text, choose_fixes
@@ -50,20 +50,40 @@ def test_only_the_newest_background_work_is_reported(qtbot: QtBot) -> None:
 
 
 def test_choices_keep_their_value_when_they_change(qtbot: QtBot) -> None:
-    field = ChoiceField({1: "one", 2: "two"})
-    qtbot.addWidget(field)
-    field.set_value(2)
-    field.set_choices({2: "zwei", 3: "drei"})
-    assert field.value() == 2
-    field.set_value(99)
-    assert field.value() == 2
+    field = choice({1: "one", 2: "two"})
+    qtbot.addWidget(field.native)
+    field.value = 2
+    seen: list[object] = []
+    field.changed.connect(seen.append)
+    offer(field, {3: "drei", 2: "zwei"})
+    assert (field.choices, field.value) == ((3, 2), 2)
+    offer(field, {1: "zwei"})
+    assert field.value == 1
+    # Becoming part of a form brings nothing back.
+    form([field])
+    assert field.choices == (1,)
+    offer(field, {})
+    assert field.value is None
+    assert not seen
+
+
+def test_typing_a_number_counts_once_it_is_complete(qtbot: QtBot) -> None:
+    field = integer(1, 4096, 32)
+    qtbot.addWidget(field.native)
+    seen: list[int] = []
+    field.changed.connect(seen.append)
+    field.native.lineEdit().selectAll()
+    qtbot.keyClicks(field.native, "-128")  # type: ignore[no-untyped-call]
+    assert field.value == 32
+    qtbot.keyClick(field.native, Qt.Key.Key_Return)  # type: ignore[no-untyped-call]
+    assert seen == [128]
 
 
 @pytest.mark.parametrize("field", ["choice", "int"])
 def test_scrolling_over_a_field_does_not_change_it(qtbot: QtBot, field: str) -> None:
-    widget = ChoiceField({n: str(n) for n in range(9)}) if field == "choice" else IntField(0, 9)
-    qtbot.addWidget(widget)
-    widget.set_value(4)
+    widget = choice({n: str(n) for n in range(9)}) if field == "choice" else integer(0, 9, 4)
+    qtbot.addWidget(widget.native)
+    widget.value = 4
     event = QWheelEvent(
         QPointF(5, 5),
         QPointF(5, 5),
@@ -74,8 +94,8 @@ def test_scrolling_over_a_field_does_not_change_it(qtbot: QtBot, field: str) -> 
         Qt.ScrollPhase.NoScrollPhase,
         False,
     )
-    QApplication.sendEvent(widget, event)
-    assert widget.value() == 4
+    QApplication.sendEvent(widget.native, event)
+    assert widget.value == 4
     assert not event.isAccepted()
 
 
@@ -101,8 +121,8 @@ def test_the_tile_size_keeps_to_what_the_network_can_take(qtbot: QtBot) -> None:
     widget = PredictWidget()
     qtbot.addWidget(widget)
     assert widget.tile_size is None
-    widget.auto_tile.setChecked(False)
-    widget.tile_field.set_value(8)
+    widget.auto_tile.value = False
+    widget.tile_field.value = 8
     widget.set_tile_limits(104, 8)
     assert widget.tile_size == 104
 
@@ -111,7 +131,7 @@ def test_devices_are_offered(qtbot: QtBot) -> None:
     widget = PredictWidget()
     qtbot.addWidget(widget)
     widget.set_devices(("cuda:0", "cpu"))
-    assert widget.device_field.choices() == ["auto", "cuda:0", "cpu"]
+    assert widget.device_field.choices == ("auto", "cuda:0", "cpu")
     assert widget.device == "auto"
 
 

@@ -17,6 +17,7 @@ from pytestqt.qtbot import QtBot
 
 import unetari
 from unetari.widgets.dock import UnetariDock
+from unetari.widgets.fields import offer
 from unetari.widgets.messages import State
 from unetari.widgets.prediction_worker import PredictionRun
 
@@ -26,8 +27,8 @@ from .conftest import WAIT_MS, Gate, predict, wait_for_model
 @pytest.fixture
 def layer(viewer: napari.Viewer, dock: UnetariDock) -> Image:
     """Return an image that takes several tiles."""
-    dock.predict.auto_tile.setChecked(False)
-    dock.predict.tile_field.set_value(40)
+    dock.predict.auto_tile.value = False
+    dock.predict.tile_field.value = 40
     data = np.random.default_rng(0).integers(0, 1000, (64, 150)).astype(np.uint16)
     return viewer.add_image(data, name="cells")
 
@@ -35,10 +36,10 @@ def layer(viewer: napari.Viewer, dock: UnetariDock) -> Image:
 def start(qtbot: QtBot, dock: UnetariDock) -> Any:
     """Press Predict and wait for the first tile; return the result layer."""
     with qtbot.waitSignal(dock.session.advanced, timeout=WAIT_MS):
-        dock.predict.predict_button.click()
+        dock.predict.predict_button.native.click()
     assert dock.session.is_running
-    assert not dock.predict.predict_button.isEnabled()
-    assert dock.predict.cancel_button.isEnabled()
+    assert not dock.predict.predict_button.enabled
+    assert dock.predict.cancel_button.enabled
     return dock.session.labels
 
 
@@ -60,7 +61,7 @@ def test_progress_is_shown(qtbot: QtBot, dock: UnetariDock, layer: Image, gate: 
     assert "left" in dock.predict.status.text
     finish(qtbot, dock, gate)
     assert dock.predict.status.state is State.GOOD
-    assert not dock.predict.cancel_button.isEnabled()
+    assert not dock.predict.cancel_button.enabled
 
 
 def test_cancel_keeps_what_is_finished(
@@ -68,9 +69,9 @@ def test_cancel_keeps_what_is_finished(
 ) -> None:
     labels = start(qtbot, dock)
     with qtbot.waitSignal(dock.session.ended, timeout=WAIT_MS):
-        dock.predict.cancel_button.click()
+        dock.predict.cancel_button.native.click()
     assert dock.predict.status.text.startswith("Stopped: 1 of")
-    assert dock.predict.predict_button.isEnabled()
+    assert dock.predict.predict_button.enabled
     record = labels.metadata["unetari"]
     assert (record["status"], record["tiles_done"]) == ("cancelled", 1)
     whole = expected(layer.data, dock)
@@ -87,7 +88,7 @@ def test_cancel_acts_within_a_second(
     start(qtbot, dock)
     began = time.monotonic()
     with qtbot.waitSignal(dock.session.ended, timeout=WAIT_MS):
-        dock.predict.cancel_button.click()
+        dock.predict.cancel_button.native.click()
     assert time.monotonic() - began < 1
     assert dock.predict.status.text.startswith("Stopped")
 
@@ -118,12 +119,12 @@ def test_an_error_in_the_middle_is_shown_and_the_panel_stays_usable(
 def test_a_run_that_cannot_begin_is_shown(
     qtbot: QtBot, dock: UnetariDock, layer: Image, notifications: list[Notification]
 ) -> None:
-    dock.predict.device_field.set_choices({"cuda:99": "a device that is gone"})
+    offer(dock.predict.device_field, {"cuda:99": "a device that is gone"})
     with qtbot.waitSignal(dock.session.ended, timeout=WAIT_MS):
-        dock.predict.predict_button.click()
+        dock.predict.predict_button.native.click()
     assert "cuda:99" in notifications[-1].message
     assert dock.predict.status.state is State.PROBLEM
-    dock.predict.device_field.set_choices({"cpu": "CPU"})
+    offer(dock.predict.device_field, {"cpu": "CPU"})
     predict(qtbot, dock)
 
 
@@ -139,7 +140,7 @@ def test_an_error_while_the_layer_is_added_is_shown(
 
     viewer.layers.events.inserted.connect(fail)
     with qtbot.waitSignal(dock.session.ended, timeout=WAIT_MS):
-        dock.predict.predict_button.click()
+        dock.predict.predict_button.native.click()
     viewer.layers.events.inserted.disconnect(fail)
     assert "a listener failed" in notifications[-1].message
     assert "a listener failed" in dock.predict.status.text
@@ -154,7 +155,7 @@ def test_removing_the_image_leaves_the_run_alone(
     viewer.layers.remove(layer)
     finish(qtbot, dock, gate)
     np.testing.assert_array_equal(labels.data, whole)
-    assert not dock.predict.predict_button.isEnabled()
+    assert not dock.predict.predict_button.enabled
 
 
 def test_replacing_the_data_leaves_the_run_alone(
@@ -176,7 +177,7 @@ def test_renaming_layers_leaves_the_run_and_the_choice_alone(
     layer.name = "renamed"
     labels.name = "mine"
     assert dock.image.layer is layer
-    assert dock.image.layers.currentText() == "renamed"
+    assert dock.image.layers.field.current_choice == "renamed"
     finish(qtbot, dock, gate)
     assert "mine" in dock.predict.status.text
     np.testing.assert_array_equal(labels.data, expected(layer.data, dock))
@@ -208,11 +209,11 @@ def test_another_model_does_not_reach_the_run(
     whole = expected(layer.data, dock)
     dock.model.set_page("Build")
     dock.model.editor.set_value(unetari.UNetConfig(n_blocks=3, start_filters=4))
-    assert not dock.predict.predict_button.isEnabled()
+    assert not dock.predict.predict_button.enabled
     finish(qtbot, dock, gate)
     assert labels.metadata["unetari"]["model"]["name"] == "tiny-2d"
     np.testing.assert_array_equal(labels.data, whole)
-    assert dock.predict.predict_button.isEnabled()
+    assert dock.predict.predict_button.enabled
 
 
 def test_painting_in_finished_parts_stays(

@@ -6,14 +6,14 @@ import re
 from typing import Any, get_args
 
 from annotated_types import Ge, Le
-from qtpy.QtCore import QSignalBlocker, Signal
-from qtpy.QtWidgets import QFormLayout, QHBoxLayout, QLabel, QVBoxLayout, QWidget
+from magicgui.widgets import ComboBox, Container, SpinBox
+from magicgui.widgets.bases import Widget
 
 from unetari.core.config import UP_MODES, UNetConfig
 from unetari.core.shapes import receptive_field
 from unetari.errors import ConfigError
 from unetari.model.summary import count_parameters
-from unetari.widgets.fields import ChoiceField, IntField, texts
+from unetari.widgets.fields import choice, integer, offer, put_below, texts, tighten
 from unetari.widgets.messages import Message, State, TextLabel, mark
 
 TITLES = {
@@ -46,102 +46,84 @@ CHOICE_NAMES: dict[Any, str] = {
 """Text of the choices that need one."""
 
 
-class NormalizationField(QWidget):
+class NormalizationField(Container[Widget]):
     """Feature normalization; groups have a number."""
 
-    changed = Signal()
-
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self.kind = ChoiceField(texts(("none", "batch", "instance", "group"), CHOICE_NAMES))
-        self.groups = IntField(1, 4096)
-        self.groups.set_value(8)
-        row = QHBoxLayout(self)
-        row.setContentsMargins(0, 0, 0, 0)
-        row.addWidget(self.kind)
-        row.addWidget(self.groups)
-        self.groups.hide()
+    def __init__(self, *, name: str, label: str, tooltip: str) -> None:
+        self.kind = choice(texts(("none", "batch", "instance", "group"), CHOICE_NAMES))
+        self.groups = integer(1, 4096, 8)
+        self.groups.visible = False
         self.kind.changed.connect(self._show_groups)
-        self.kind.changed.connect(self.changed)
-        self.groups.changed.connect(self.changed)
+        super().__init__(
+            widgets=[self.kind, self.groups],
+            layout="horizontal",
+            labels=False,
+            name=name,
+            label=label,
+            tooltip=tooltip,
+        )
+        self.margins = (0, 0, 0, 0)
 
-    def _show_groups(self) -> None:
-        self.groups.setVisible(self.kind.value() == "group")
+    def _show_groups(self, kind: str) -> None:
+        self.groups.visible = kind == "group"
 
+    @property
     def value(self) -> str:
-        """Return "none", "batch", "instance" or "groupN"."""
-        kind = str(self.kind.value())
-        return f"group{self.groups.value()}" if kind == "group" else kind
+        """One of "none", "batch", "instance" and "groupN"."""
+        kind = str(self.kind.value)
+        return f"group{self.groups.value}" if kind == "group" else kind
 
-    def set_value(self, value: str) -> None:
-        """Show a normalization."""
+    @value.setter
+    def value(self, value: str) -> None:
         kind = "group" if value.startswith("group") else value
         if kind == "group":
-            self.groups.set_value(int(value.removeprefix("group")))
-        self.kind.set_value(kind)
+            self.groups.value = int(value.removeprefix("group"))
+        self.kind.value = kind
 
 
-Field = ChoiceField | IntField | NormalizationField
+Field = ComboBox | SpinBox | NormalizationField
 
 
 def _make_field(name: str) -> Field:
     """Build the field of an option from its declaration in `UNetConfig`."""
-    if name == "normalization":
-        return NormalizationField()
     info = UNetConfig.model_fields[name]
+    label, tooltip = TITLES[name], info.description or ""
+    if name == "normalization":
+        return NormalizationField(name=name, label=label, tooltip=tooltip)
     choices = get_args(info.annotation)
     if choices:
-        return ChoiceField(texts(choices, CHOICE_NAMES))
+        return choice(texts(choices, CHOICE_NAMES), name=name, label=label, tooltip=tooltip)
     low = next(int(limit.ge) for limit in info.metadata if isinstance(limit, Ge))  # type: ignore[call-overload]
     high = next(int(limit.le) for limit in info.metadata if isinstance(limit, Le))  # type: ignore[call-overload]
-    return IntField(low, high)
+    return integer(low, high, info.default, name=name, label=label, tooltip=tooltip)
 
 
-class UNetConfigEditor(QWidget):
+class UNetConfigEditor(Container[Widget]):
     """Edits a `UNetConfig`.
+
+    `changed` is emitted once per change, valid or not.
 
     Parameters
     ----------
     config : UNetConfig, optional
         What it shows at first.
-    parent : QWidget, optional
-        The owner.
     """
 
-    changed = Signal()
-    """Emitted once per change, valid or not."""
-
-    def __init__(self, config: UNetConfig | None = None, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self, config: UNetConfig | None = None) -> None:
         self._problem = ""
         # Any: the values are of different types, and each field knows its own.
         self.fields: dict[str, Any] = {name: _make_field(name) for name in TITLES}
         self._reasons = {name: Message(state=State.PROBLEM) for name in TITLES}
         self._summary = TextLabel()
-        self._lay_out()
         for field in self.fields.values():
+            # Before the container connects it, so that `changed` finds everything up to date.
             field.changed.connect(self._update)
-        self.set_value(config or UNetConfig())
-
-    def _lay_out(self) -> None:
-        form = QFormLayout()
-        form.setContentsMargins(0, 0, 0, 0)
-        form.setVerticalSpacing(4)
-        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        super().__init__(widgets=list(self.fields.values()))
+        tighten(self)
         for name, field in self.fields.items():
-            cell = QVBoxLayout()
-            cell.setSpacing(2)
-            cell.addWidget(field)
-            cell.addWidget(self._reasons[name])
-            label = QLabel(TITLES[name])
-            help_text = UNetConfig.model_fields[name].description or ""
-            label.setToolTip(help_text)
-            field.setToolTip(help_text)
-            form.addRow(label, cell)
-        column = QVBoxLayout(self)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.addLayout(form)
-        column.addWidget(self._summary)
+            put_below(field, self._reasons[name])
+        self.native.layout().addWidget(self._summary)
+        self.set_value(config or UNetConfig())
 
     def value(self) -> UNetConfig:
         """Return the config.
@@ -151,19 +133,16 @@ class UNetConfigEditor(QWidget):
         ConfigError
             If the options do not go together; the fields say why.
         """
-        return UNetConfig(**{name: field.value() for name, field in self.fields.items()})
+        return UNetConfig(**{name: field.value for name, field in self.fields.items()})
 
     def set_value(self, config: UNetConfig) -> None:
         """Show a config; `changed` is emitted once."""
-        blockers = [QSignalBlocker(field) for field in self.fields.values()]
-        for name in TITLES:
-            # dim comes first: the ways to upsample depend on it.
-            self.fields[name].set_value(getattr(config, name))
-            if name == "dim":
-                self._offer_up_modes()
-        for blocker in blockers:
-            blocker.unblock()
+        with self.changed.blocked():
+            # In the order of the form, where the ways to upsample follow the dimensions.
+            for name, field in self.fields.items():
+                field.value = getattr(config, name)
         self._update()
+        self.changed.emit(self)
 
     @property
     def problem(self) -> str:
@@ -181,15 +160,14 @@ class UNetConfigEditor(QWidget):
 
     def _offer_up_modes(self) -> None:
         """Follow the number of dimensions; linear stays linear."""
-        field, dim = self.fields["up_mode"], self.fields["dim"].value()
-        if field.choices() == list(UP_MODES[dim]):
+        field, dim = self.fields["up_mode"], self.fields["dim"].value
+        if field.choices == UP_MODES[dim]:
             return
-        is_linear = str(field.value()).endswith("linear")
-        field.set_choices(texts(UP_MODES[dim], CHOICE_NAMES))
+        is_linear = field.value.endswith("linear")
+        offer(field, texts(UP_MODES[dim], CHOICE_NAMES))
         if is_linear:
-            blocker = QSignalBlocker(field)
-            field.set_value("bilinear" if dim == 2 else "trilinear")
-            blocker.unblock()
+            with field.changed.blocked():
+                field.value = "bilinear" if dim == 2 else "trilinear"
 
     def _update(self) -> None:
         self._offer_up_modes()
@@ -202,13 +180,12 @@ class UNetConfigEditor(QWidget):
         self._mark_fields()
         self._summary.setText("" if config is None else describe(config))
         self._summary.setVisible(config is not None)
-        self.changed.emit()
 
     def _mark_fields(self) -> None:
         """Mark the fields that the problem names, and say it under the first of them."""
         named = [name for name in re.findall(r"\b(\w+)=", self._problem) if name in TITLES]
         for name, field in self.fields.items():
-            mark(field, name in named)
+            mark(field.native, name in named)
             self._reasons[name].show_text(self._problem if name in named[:1] else "", State.PROBLEM)
 
 

@@ -162,9 +162,9 @@ class UnetariDock(QScrollArea):
 
     def _go_slice_by_slice(self) -> None:
         """Take the bundled 2D sibling of a bundled 3D model, else build a 2D network."""
-        sibling = str(self.model.bundled.value()).replace("3d", "2d")
+        sibling = str(self.model.bundled.value).replace("3d", "2d")
         if self.model.page == BUNDLED and sibling in bundled_models():
-            self.model.bundled.set_value(sibling)
+            self.model.bundled.value = sibling
         else:
             self.model.build_with(dim=2)
 

@@ -1,100 +1,132 @@
-"""Input fields with `value()`, `set_value()` and one `changed` signal."""
+"""magicgui fields as the panel needs them: explicit limits, quiet while scrolled over."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from qtpy.QtCore import QSignalBlocker, Qt, Signal
-from qtpy.QtGui import QWheelEvent
-from qtpy.QtWidgets import QComboBox, QSizePolicy, QSpinBox, QWidget
+from magicgui.widgets import ComboBox, Container, FloatSpinBox, SpinBox
+from magicgui.widgets.bases import Widget
+from qtpy.QtCore import QEvent, QObject, Qt
+from qtpy.QtGui import QIntValidator
+from qtpy.QtWidgets import QComboBox, QSizePolicy, QWidget
+
+_MIN_WIDTH = 60
 
 
-class ChoiceField(QComboBox):
-    """A choice among values, each shown as a text.
+class WheelGuard(QObject):
+    """Lets the wheel scroll the panel, not the value, unless the field was clicked."""
 
-    Parameters
-    ----------
-    choices : mapping
-        Text by value.
-    parent : QWidget, optional
-        The owner.
-    """
+    def eventFilter(self, field: QObject | None, event: QEvent | None) -> bool:  # noqa: N802
+        """Keep the wheel from a field without focus; its parents still get it."""
+        if event is None or event.type() != QEvent.Type.Wheel:
+            return False
+        if not isinstance(field, QWidget) or field.hasFocus():
+            return False
+        event.ignore()
+        return True
 
-    changed = Signal()
 
-    def __init__(self, choices: Mapping[Any, str], parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
-        # A long text must not widen the whole panel.
-        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-        self.setMinimumContentsLength(6)
-        self.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-        self.set_choices(choices)
-        self.currentIndexChanged.connect(self.changed)
+def choice(
+    choices: Mapping[Any, str], *, name: str = "", label: str = "", tooltip: str = ""
+) -> ComboBox:
+    """Return a choice among values, each shown as a text; None cannot be one of them."""
+    field = ComboBox(choices=_pairs(choices), name=name, label=label, tooltip=tooltip)
+    # A long text must not widen the whole panel.
+    field.native.setMinimumContentsLength(6)
+    field.native.setSizeAdjustPolicy(
+        QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon
+    )
+    _tame(field)
+    return field
 
-    def set_choices(self, choices: Mapping[Any, str]) -> None:
-        """Replace the choices and keep the value where it is still one; emits nothing."""
-        value = self.value() if self.count() else None
-        blocker = QSignalBlocker(self)
-        self.clear()
-        for choice, text in choices.items():
-            self.addItem(text, choice)
-        self.set_value(value)
-        blocker.unblock()
 
-    def choices(self) -> list[Any]:
-        """Return the values that can be chosen."""
-        return [self.itemData(index) for index in range(self.count())]
-
-    def value(self) -> Any:
-        """Return the chosen value; None if there are no choices."""
-        return self.currentData()
-
-    def set_value(self, value: Any) -> None:
-        """Choose a value; one that is not offered leaves the choice as it is."""
-        choices = self.choices()
+def offer(field: ComboBox, choices: Mapping[Any, str]) -> None:
+    """Replace the choices and keep the value where it is still one; emits nothing."""
+    value = field.value
+    with field.changed.blocked():
+        # magicgui would keep the old order, and the chosen text instead of the value.
+        field.native.clear()
+        # A callable, because a change of parent brings other choices back.
+        field.choices = lambda _: _pairs(choices)
         if value in choices:
-            self.setCurrentIndex(choices.index(value))
-
-    def wheelEvent(self, event: QWheelEvent | None) -> None:  # noqa: N802 (Qt's name)
-        """Scroll the panel, not the value, unless the field was clicked."""
-        if self.hasFocus():
-            super().wheelEvent(event)
-        elif event is not None:
-            event.ignore()
+            field.value = value
 
 
-class IntField(QSpinBox):
-    """An integer within limits."""
+def integer(
+    low: int, high: int, value: int, *, name: str = "", label: str = "", tooltip: str = ""
+) -> SpinBox:
+    """Return an integer within limits."""
+    field = SpinBox(value=value, min=low, max=high, step=1, name=name, label=label, tooltip=tooltip)
+    # The one of superqt lets a lone minus sign through, and then fails.
+    field.native.lineEdit().setValidator(QIntValidator(0, 2**31 - 1, field.native))
+    _tame_number(field)
+    return field
 
-    changed = Signal()
 
-    def __init__(self, low: int, high: int, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self.setRange(low, high)
-        # Typing 128 must not build networks of 1 and 12 filters on the way.
-        self.setKeyboardTracking(False)
-        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
-        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-        self.setMinimumWidth(60)
-        self.valueChanged.connect(self._on_value)
+def real(low: float, high: float, value: float, *, step: float, decimals: int) -> FloatSpinBox:
+    """Return a real number within limits."""
+    field = FloatSpinBox(min=low, max=high, step=step)
+    field.native.setDecimals(decimals)
+    field.value = value  # only now, or it would be rounded to two decimals
+    _tame_number(field)
+    return field
 
-    def _on_value(self, _: int) -> None:
-        self.changed.emit()
 
-    def set_value(self, value: int) -> None:
-        """Set the value; beyond the limits, the nearest one."""
-        self.setValue(value)
+def _tame_number(field: SpinBox | FloatSpinBox) -> None:
+    # Typing 128 must not build networks of 1 and 12 filters on the way.
+    field.native.setKeyboardTracking(False)
+    field.native.setMinimumWidth(_MIN_WIDTH)
+    _tame(field)
 
-    def wheelEvent(self, event: QWheelEvent | None) -> None:  # noqa: N802 (Qt's name)
-        """Scroll the panel, not the value, unless the field was clicked."""
-        if self.hasFocus():
-            super().wheelEvent(event)
-        elif event is not None:
-            event.ignore()
+
+def _tame(field: Widget) -> None:
+    native = field.native
+    native.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+    native.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+    native.installEventFilter(WheelGuard(native))
+
+
+def row(widgets: Sequence[Widget], *, name: str = "", label: str = "") -> Container[Widget]:
+    """Return widgets side by side, as one row of a form."""
+    line = Container(widgets=widgets, layout="horizontal", labels=False, name=name, label=label)
+    line.margins = (0, 0, 0, 0)
+    return line
+
+
+def form(widgets: Sequence[Widget], *, labels: bool = True) -> Container[Widget]:
+    """Return widgets below each other, each with its label."""
+    column = Container(widgets=widgets, labels=labels)
+    tighten(column)
+    return column
+
+
+def tighten(column: Container[Widget], spacing: int = 4) -> None:
+    """Take away the margins of a form, which the panel has."""
+    column.margins = (0, 0, 0, 0)
+    column.native.layout().setSpacing(spacing)
+
+
+def put_below(field: Widget, message: QWidget) -> None:
+    """Put something without a label below the row of a field, in the form that has it."""
+    line = field.native.parentWidget()
+    layout = line.parentWidget().layout()
+    layout.insertWidget(layout.indexOf(line) + 1, message)
+
+
+def align_labels(*forms: Container[Widget]) -> None:
+    """Give the labels of several forms one width, so that they read as one form."""
+    rows = [field.native.parentWidget().layout() for fields in forms for field in fields]
+    labels = [layout.itemAt(0).widget() for layout in rows]
+    width = max(label.minimumWidth() for label in labels)
+    for label in labels:
+        label.setMinimumWidth(width)
 
 
 def texts(values: Iterable[Any], names: Mapping[Any, str]) -> dict[Any, str]:
     """Return the text of each value, the value itself where `names` has none."""
     return {value: names.get(value, str(value)) for value in values}
+
+
+def _pairs(choices: Mapping[Any, str]) -> list[tuple[str, Any]]:
+    return [(text, value) for value, text in choices.items()]

@@ -5,22 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+from magicgui.widgets import LineEdit, PushButton
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import (
-    QFormLayout,
-    QHBoxLayout,
-    QLabel,
-    QLineEdit,
-    QToolButton,
-    QVBoxLayout,
-    QWidget,
-)
+from qtpy.QtWidgets import QVBoxLayout, QWidget
 
 from unetari.core.axes import AxesGuess
 from unetari.core.source import ImageSource
 from unetari.errors import UnetariError
 from unetari.viewer.layers import guess_layer_axes, layer_source
-from unetari.widgets.fields import ChoiceField
+from unetari.widgets.fields import choice, form, offer, put_below, row
 from unetari.widgets.layer_choice import LayerChoice
 from unetari.widgets.messages import Message, State, mark
 from unetari.widgets.report import ReportView
@@ -29,7 +22,7 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Image
 
-GREY = "grey"
+ALL, GREY = "all", "grey"
 _EVENTS = ("data", "axis_labels", "units")
 _RGB = ("red", "green", "blue")
 
@@ -55,41 +48,30 @@ class ImageWidget(QWidget):
         self._problem = ""
         self._given: WeakKeyDictionary[Image, str] = WeakKeyDictionary()
         self._watched: Image | None = None
-        self.layers = LayerChoice(viewer)
-        self.axes = QLineEdit()
-        self.axes.setToolTip(
-            "One letter per axis: T time, C channels, Z Y X space, S the samples of an RGB image"
+        self.layers = LayerChoice(viewer, self)
+        self.axes = LineEdit(
+            tooltip="One letter per axis: T time, C channels, Z Y X space, "
+            "S the samples of an RGB image"
         )
-        self._guess = QToolButton()
-        self._guess.setText("Guess")
+        self._guess = PushButton(text="Guess")
         self.axes_reason = Message()
-        self.channels = ChoiceField({None: "all"})
-        self._channels_label = QLabel("Channels")
+        self.channels = choice({ALL: ALL}, label="Channels")
         self.report = ReportView()
         self._lay_out()
         self.layers.layer_changed.connect(self._on_layer)
-        self.axes.editingFinished.connect(self._on_axes_edited)
-        self._guess.clicked.connect(self._on_guess)
+        # magicgui's own signal comes with every letter.
+        self.axes.native.editingFinished.connect(self._on_axes_edited)
+        self._guess.changed.connect(self._on_guess)
         self.channels.changed.connect(self._update)
         self._on_layer()
 
     def _lay_out(self) -> None:
-        form = QFormLayout()
-        form.setContentsMargins(0, 0, 0, 0)
-        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-        form.addRow(QLabel("Layer"), self.layers)
-        row = QHBoxLayout()
-        row.addWidget(self.axes)
-        row.addWidget(self._guess)
-        cell = QVBoxLayout()
-        cell.setSpacing(2)
-        cell.addLayout(row)
-        cell.addWidget(self.axes_reason)
-        form.addRow(QLabel("Axes"), cell)
-        form.addRow(self._channels_label, self.channels)
+        axes = row([self.axes, self._guess], label="Axes")
+        fields = form([self.layers.field, axes, self.channels])
+        put_below(axes, self.axes_reason)
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
-        column.addLayout(form)
+        column.addWidget(fields.native)
         column.addWidget(self.report)
 
     @property
@@ -114,21 +96,16 @@ class ImageWidget(QWidget):
 
     def set_axes(self, axes: str) -> None:
         """Say what the axes mean; an empty text returns to the guess."""
-        self.axes.setText(axes)
+        self.axes.value = axes
         self._on_axes_edited()
 
     def set_channel(self, channel: int | str | None) -> None:
         """Choose a channel by its number, "grey", or None for all."""
-        self.channels.set_value(channel)
-
-    def disconnect_from_viewer(self) -> None:
-        """Follow the viewer no longer."""
-        self.layers.disconnect_from_viewer()
-        self._watch(None)
+        self.channels.value = ALL if channel is None else channel
 
     def _on_layer(self) -> None:
         self._watch(self.layer)
-        self.channels.set_value(None)
+        self.channels.value = ALL
         self._update()
 
     def _watch(self, layer: Image | None) -> None:
@@ -146,7 +123,7 @@ class ImageWidget(QWidget):
     def _on_axes_edited(self) -> None:
         if self.layer is None:
             return
-        text = self.axes.text().strip().upper()
+        text = self.axes.value.strip().upper()
         if text and text != self._guessed_axes():
             self._given[self.layer] = text
         else:
@@ -177,34 +154,32 @@ class ImageWidget(QWidget):
     def _read(self, layer: Image) -> ImageSource:
         source = layer_source(layer, self._given.get(layer), dim=self._dim)
         self._offer_channels(source)
-        choice = self.channels.value()
-        if choice == GREY:
+        channel = self.channels.value
+        if channel == GREY:
             return layer_source(layer, source.axes, grey=True)
-        return layer_source(layer, source.axes, channel=choice)
+        return layer_source(layer, source.axes, channel=None if channel == ALL else channel)
 
     def _offer_channels(self, source: ImageSource) -> None:
         count = source.data_channels
-        choices: dict[int | str | None, str] = {None: f"all {count}" if count > 1 else "all"}
+        choices: dict[int | str, str] = {ALL: f"all {count}" if count > 1 else ALL}
         if count == 3:
-            choices[GREY] = "grey"
+            choices[GREY] = GREY
         if count > 1:
             is_rgb = "S" in source.axes
             names = (f" ({_RGB[n]})" if is_rgb else "" for n in range(count))
             choices |= {n: f"{n}{name}" for n, name in enumerate(names)}
-        self.channels.set_choices(choices)
+        offer(self.channels, choices)
 
     def _show(self) -> None:
         layer = self.layer
         given = layer is not None and layer in self._given
-        self.axes.setEnabled(layer is not None)
-        self._guess.setVisible(given)
+        self.axes.enabled = layer is not None
+        self._guess.visible = given
         shown = self._given[layer] if layer is not None and given else self._guessed_axes()
-        self.axes.setText(shown)
-        mark(self.axes, layer is not None and bool(self._problem))
+        self.axes.value = shown
+        mark(self.axes.native, layer is not None and bool(self._problem))
         self._explain_axes(layer, given)
-        has_choice = self._source is not None and self._source.data_channels > 1
-        self.channels.setVisible(has_choice)
-        self._channels_label.setVisible(has_choice)
+        self.channels.visible = self._source is not None and self._source.data_channels > 1
 
     def _explain_axes(self, layer: Image | None, given: bool) -> None:
         if layer is None:

@@ -5,37 +5,39 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from napari.layers import Image
-from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QWidget
+from qtpy.QtCore import QObject, Signal
 
 from unetari.viewer.results import RECORD_KEY
-from unetari.widgets.fields import ChoiceField
+from unetari.widgets.fields import choice, offer
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
 
+_EVENTS = ("inserted", "removed", "reordered", "renamed")
 
-class LayerChoice(ChoiceField):
+
+class LayerChoice(QObject):
     """Keeps the chosen layer when layers are added, removed, moved or renamed.
 
     Parameters
     ----------
     viewer : napari.components.ViewerModel
-        Its layers are offered.
-    parent : QWidget, optional
+        Its layers are offered in `field`.
+    parent : QObject, optional
         The owner.
     """
 
     layer_changed = Signal()
     """Emitted when another layer, or none, is chosen."""
 
-    def __init__(self, viewer: ViewerModel, parent: QWidget | None = None) -> None:
-        super().__init__({}, parent)
+    def __init__(self, viewer: ViewerModel, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self.field = choice({}, label="Layer")
         self._layers = viewer.layers
         self._chosen: Image | None = None
-        for name in ("inserted", "removed", "reordered", "renamed"):
+        for name in _EVENTS:
             getattr(self._layers.events, name).connect(self.refresh)
-        self.changed.connect(self._on_chosen)
+        self.field.changed.connect(self._on_chosen)
         self.refresh()
 
     def layer(self) -> Image | None:
@@ -44,25 +46,18 @@ class LayerChoice(ChoiceField):
 
     def set_layer(self, layer: Image) -> None:
         """Choose a layer."""
-        self.set_value(layer)
-
-    def disconnect_from_viewer(self) -> None:
-        """Follow the layer list no longer."""
-        for name in ("inserted", "removed", "reordered", "renamed"):
-            getattr(self._layers.events, name).disconnect(self.refresh)
+        self.field.value = layer
 
     def refresh(self) -> None:
         """Read the layer list again."""
         # The newest layer is on top of the list, as in the viewer.
         images = [layer for layer in reversed(self._layers) if is_input(layer)]
-        self.set_choices({layer: layer.name for layer in images})
-        if self._chosen in images:
-            self.set_value(self._chosen)
+        offer(self.field, {layer: layer.name for layer in images})
         self._on_chosen()
 
     def _on_chosen(self) -> None:
-        if self.value() is not self._chosen:
-            self._chosen = self.value()
+        if self.field.value is not self._chosen:
+            self._chosen = self.field.value
             self.layer_changed.emit()
 
 

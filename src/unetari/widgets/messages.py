@@ -5,7 +5,15 @@ from __future__ import annotations
 from enum import Enum
 
 from qtpy.QtCore import QSize, Qt
-from qtpy.QtWidgets import QComboBox, QFrame, QHBoxLayout, QLabel, QSizePolicy, QSpinBox, QWidget
+from qtpy.QtWidgets import (
+    QAbstractSpinBox,
+    QComboBox,
+    QFrame,
+    QHBoxLayout,
+    QLabel,
+    QSizePolicy,
+    QWidget,
+)
 
 
 class State(Enum):
@@ -98,4 +106,6 @@ def is_marked(field: QWidget) -> bool:
 
 def _inputs(field: QWidget) -> list[QWidget]:
     children = field.findChildren(QWidget)
-    return [child for child in children if isinstance(child, QComboBox | QSpinBox)] or [field]
+    return [child for child in children if isinstance(child, QComboBox | QAbstractSpinBox)] or [
+        field
+    ]

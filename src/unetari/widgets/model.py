@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import (
     QFileDialog,
-    QHBoxLayout,
-    QLabel,
     QPushButton,
     QTabBar,
     QToolButton,
@@ -20,14 +18,15 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from unetari.core.config import UNetConfig
+from unetari.core.normalization import Normalization
 from unetari.core.spec import ModelSpec
 from unetari.model.bundled import SUFFIX, bundled_models
 from unetari.widgets.background import Background, single_shot
 from unetari.widgets.config_editor import UNetConfigEditor, describe
-from unetari.widgets.fields import ChoiceField
+from unetari.widgets.fields import align_labels, choice, form
 from unetari.widgets.messages import Message, State, TextLabel
 from unetari.widgets.model_file import ModelFilePage
+from unetari.widgets.normalization_editor import NormalizationEditor, describe_intensities
 
 if TYPE_CHECKING:
     from unetari.model.checkpoint import Model
@@ -50,18 +49,25 @@ class ModelChoice:
     """False for a network just built from options."""
 
 
-def load(path_or_name: str, options: dict[str, str]) -> Model:
+def load(
+    path_or_name: str, options: dict[str, str], intensities: Normalization | None = None
+) -> Model:
     """Load a model; the first call imports torch."""
     from unetari.model.checkpoint import load_model
+    from unetari.model.formats.base import ASSUMED_INTENSITIES
 
-    return load_model(path_or_name, **options)
+    model = load_model(path_or_name, **options)
+    if intensities is None:
+        return model
+    notes = tuple(note for note in model.notes if not note.startswith(ASSUMED_INTENSITIES))
+    return replace(model.replace(normalization=intensities), notes=notes)
 
 
-def build(config: UNetConfig) -> Model:
+def build(spec: ModelSpec) -> Model:
     """Build an untrained model, the same one every time."""
     from unetari.model.checkpoint import Model
 
-    return Model.build(config, seed=_SEED)
+    return Model.build(spec.config, normalization=spec.normalization, seed=_SEED)
 
 
 def save(choice: ModelChoice, path: str) -> Path:
@@ -93,9 +99,12 @@ class ModelWidget(QWidget):
         self._tabs = QTabBar()
         self._tabs.setExpanding(True)
         self._tabs.setDrawBase(False)
-        self.bundled = ChoiceField({name: name for name in bundled_models()})
+        self.bundled = choice({name: name for name in bundled_models()}, label="Model")
         self.file = ModelFilePage()
         self.editor = UNetConfigEditor()
+        self.intensities = NormalizationEditor()
+        self._builder = form([self.editor, self.intensities], labels=False)
+        align_labels(self.editor, self.intensities)
         self.message = Message()
         self.card = TextLabel()
         self.about = QToolButton()
@@ -108,13 +117,14 @@ class ModelWidget(QWidget):
         self._pages = self._lay_out()
         self._show_details(False)
         self._connect()
-        self.set_page(BUNDLED if self.bundled.count() else BUILD)
+        self.set_page(BUNDLED if len(self.bundled) else BUILD)
 
     def _lay_out(self) -> dict[str, QWidget]:
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.addWidget(self._tabs)
-        pages = {BUNDLED: self._bundled_page(), FILE: self.file, BUILD: self.editor}
+        bundled = form([self.bundled])
+        pages = {BUNDLED: bundled.native, FILE: self.file, BUILD: self._builder.native}
         for name, page in pages.items():
             self._tabs.addTab(name)
             column.addWidget(page)
@@ -129,20 +139,12 @@ class ModelWidget(QWidget):
         self.about.setArrowType(Qt.ArrowType.DownArrow if shown else Qt.ArrowType.RightArrow)
         self.details.setVisible(shown)
 
-    def _bundled_page(self) -> QWidget:
-        page = QWidget()
-        row = QHBoxLayout(page)
-        row.setContentsMargins(0, 0, 0, 0)
-        row.addWidget(QLabel("Model"))
-        row.addWidget(self.bundled, stretch=1)
-        return page
-
     def _connect(self) -> None:
         self._tabs.currentChanged.connect(self._show_page)
         self.about.toggled.connect(self._show_details)
         self.bundled.changed.connect(self._reload)
         self.file.changed.connect(self._reload)
-        self.editor.changed.connect(self._on_edited)
+        self._builder.changed.connect(self._on_edited)
         self._loading.done.connect(self._on_loaded)
         self._loading.failed.connect(self._on_load_failed)
         self._saving.done.connect(self._on_saved)
@@ -164,10 +166,10 @@ class ModelWidget(QWidget):
     def value(self) -> ModelChoice | None:
         """Return the chosen model, or None while there is none; `problem` says why."""
         if self.page == BUILD:
-            if self.editor.problem:
+            if self.problem:
                 return None
-            config = self.editor.value()
-            return ModelChoice(ModelSpec(config=config), partial(build, config), is_trained=False)
+            spec = ModelSpec(config=self.editor.value(), normalization=self.intensities.value())
+            return ModelChoice(spec, partial(build, spec), is_trained=False)
         model = self._loaded
         if model is None:
             return None
@@ -176,7 +178,9 @@ class ModelWidget(QWidget):
     @property
     def problem(self) -> str:
         """Why there is no model to use; empty if there is one."""
-        return self.editor.problem if self.page == BUILD else self._problem
+        if self.page == BUILD:
+            return self.editor.problem or self.intensities.problem
+        return self._problem
 
     def build_with(self, **changes: int | str) -> None:
         """Open the builder with some options of the current model changed."""
@@ -211,6 +215,10 @@ class ModelWidget(QWidget):
             self._show_choice()
             return
         path = self._path()
+        if self.page == FILE and self.file.intensities.problem:
+            self._problem = self.file.intensities.problem
+            self._show_problem(State.PROBLEM)
+            return
         if path:
             self._problem = f"Loading {Path(path).name}..."
             # After the event loop has turned, so that a panel opens at once.
@@ -222,12 +230,14 @@ class ModelWidget(QWidget):
         self._show_problem(State.BUSY if path else State.NOTE)
 
     def _path(self) -> str:
-        return self.file.path if self.page == FILE else str(self.bundled.value() or "")
+        return self.file.path if self.page == FILE else str(self.bundled.value or "")
 
     def _load(self) -> None:
         if self.page != BUILD and self._path():
-            options = self.file.options() if self.page == FILE else {}
-            self._loading.start(partial(load, self._path(), options))
+            page = self.file if self.page == FILE else None
+            options = page.options() if page else {}
+            intensities = page.given_intensities() if page else None
+            self._loading.start(partial(load, self._path(), options, intensities))
 
     def _on_edited(self) -> None:
         if self.page == BUILD:
@@ -303,6 +313,7 @@ def details_text(spec: ModelSpec) -> str:
     """Return the rest of a model's card: the network, and whom to thank."""
     parts = {
         "Network": describe(spec.config),
+        "Intensities": describe_intensities(spec.normalization),
         "Licence": spec.license,
         "Authors": ", ".join(spec.authors),
         "Data": spec.data_credit,

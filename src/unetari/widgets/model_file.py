@@ -7,7 +7,6 @@ from typing import get_args
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import (
     QFileDialog,
-    QFormLayout,
     QHBoxLayout,
     QLineEdit,
     QPushButton,
@@ -17,9 +16,12 @@ from qtpy.QtWidgets import (
 )
 
 from unetari.core.config import Activation, ConvMode, UpMode
+from unetari.core.normalization import Normalization
 from unetari.widgets.config_editor import CHOICE_NAMES, TITLES
-from unetari.widgets.fields import ChoiceField, texts
+from unetari.widgets.fields import align_labels, choice, form, texts
+from unetari.widgets.normalization_editor import NormalizationEditor
 
+_ASSUMED = "as the file says, or assumed"
 FILTER = "Models (*.safetensors *.pt *.pth);;All files (*)"
 _OPTIONS = {
     "activation": get_args(Activation),
@@ -52,33 +54,30 @@ class ModelFilePage(QWidget):
         self._toggle.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
         self._toggle.setArrowType(Qt.ArrowType.RightArrow)
         self._fields = {
-            name: ChoiceField({None: "as the file says, or assumed", **texts(values, CHOICE_NAMES)})
+            name: choice({"": _ASSUMED, **texts(values, CHOICE_NAMES)}, label=TITLES[name])
             for name, values in _OPTIONS.items()
         }
-        self._form = QWidget()
+        self.intensities = NormalizationEditor(unset=_ASSUMED)
+        options = form(list(self._fields.values()))
+        align_labels(options, self.intensities)
+        self._form = form([options, self.intensities], labels=False)
         self._lay_out()
         self._path.editingFinished.connect(self._on_path_edited)
         self._browse.clicked.connect(self._ask)
         self._toggle.toggled.connect(self._show_options)
-        for field in self._fields.values():
-            field.changed.connect(self.changed)
+        self._form.changed.connect(self._on_option)
         self._known = ""
 
     def _lay_out(self) -> None:
         row = QHBoxLayout()
         row.addWidget(self._path, stretch=1)
         row.addWidget(self._browse)
-        form = QFormLayout(self._form)
-        form.setContentsMargins(0, 0, 0, 0)
-        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-        for name, field in self._fields.items():
-            form.addRow(TITLES[name], field)
-        self._form.hide()
+        self._form.visible = False
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.addLayout(row)
         column.addWidget(self._toggle)
-        column.addWidget(self._form)
+        column.addWidget(self._form.native)
 
     @property
     def path(self) -> str:
@@ -92,16 +91,22 @@ class ModelFilePage(QWidget):
 
     def options(self) -> dict[str, str]:
         """Return the options the user gave for bare weights."""
-        values = {name: field.value() for name, field in self._fields.items()}
-        return {name: value for name, value in values.items() if value is not None}
+        return {name: field.value for name, field in self._fields.items() if field.value}
+
+    def given_intensities(self) -> Normalization | None:
+        """Return how intensities are mapped; None for what the file says."""
+        return self.intensities.value() if self.intensities.is_set else None
 
     def set_option(self, name: str, value: str | None) -> None:
         """Choose an option for bare weights; None for what the file says."""
-        self._fields[name].set_value(value)
+        self._fields[name].value = value or ""
 
     def _show_options(self, shown: bool) -> None:
         self._toggle.setArrowType(Qt.ArrowType.DownArrow if shown else Qt.ArrowType.RightArrow)
-        self._form.setVisible(shown)
+        self._form.visible = shown
+
+    def _on_option(self) -> None:
+        self.changed.emit()
 
     def _on_path_edited(self) -> None:
         # Leaving the field without a change must not load the file again.

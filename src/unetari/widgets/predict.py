@@ -4,20 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from magicgui.widgets import CheckBox, Label, PushButton
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import (
-    QCheckBox,
-    QFormLayout,
-    QHBoxLayout,
-    QLabel,
-    QProgressBar,
-    QPushButton,
-    QVBoxLayout,
-    QWidget,
-)
+from qtpy.QtWidgets import QProgressBar, QVBoxLayout, QWidget
 
 from unetari.viewer.regions import RegionKind
-from unetari.widgets.fields import ChoiceField, IntField
+from unetari.widgets.fields import choice, form, integer, offer, row
 from unetari.widgets.messages import Message, State
 
 _REGIONS = {
@@ -43,18 +35,20 @@ class PredictWidget(QWidget):
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self.region_field = ChoiceField(_REGIONS)
-        self.device_field = ChoiceField({"auto": "automatic", "cpu": "CPU"})
-        self.scores_box = QCheckBox("and probabilities")
-        self.scores_box.setToolTip("A further image layer with the probability of every class")
-        self.auto_tile = QCheckBox("automatic")
-        self.auto_tile.setToolTip("As large as memory allows. The result does not depend on it.")
-        self.auto_tile.setChecked(True)
-        self.tile_field = IntField(1, _LARGEST_TILE)
-        self.tile_field.setSuffix(" px")
-        self.tile_field.set_value(512)
-        self.predict_button = QPushButton("Predict")
-        self.cancel_button = QPushButton("Cancel")
+        self.region_field = choice(_REGIONS, label="Region")
+        self.device_field = choice({"auto": "automatic", "cpu": "CPU"}, label="Device")
+        self.auto_tile = CheckBox(
+            value=True,
+            text="automatic",
+            tooltip="As large as memory allows. The result does not depend on it.",
+        )
+        self.tile_field = integer(1, _LARGEST_TILE, 512, tooltip="Pixels along each axis")
+        self.scores_box = CheckBox(
+            text="and probabilities",
+            tooltip="A further image layer with the probability of every class",
+        )
+        self.predict_button = PushButton(text="Predict")
+        self.cancel_button = PushButton(text="Cancel")
         self.bar = QProgressBar()
         self.status = Message()
         self.warnings = Message()
@@ -63,73 +57,60 @@ class PredictWidget(QWidget):
         self.set_running(False)
 
     def _lay_out(self) -> None:
-        form = QFormLayout()
-        form.setContentsMargins(0, 0, 0, 0)
-        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-        form.addRow("Region", self.region_field)
-        form.addRow("Device", self.device_field)
-        tile = QHBoxLayout()
-        tile.addWidget(self.auto_tile)
-        tile.addWidget(self.tile_field, stretch=1)
-        form.addRow("Tile size", tile)
-        outputs = QHBoxLayout()
-        outputs.addWidget(QLabel("labels"))
-        outputs.addWidget(self.scores_box, stretch=1)
-        form.addRow("Result", outputs)
-        buttons = QHBoxLayout()
-        buttons.addWidget(self.predict_button, stretch=2)
-        buttons.addWidget(self.cancel_button, stretch=1)
+        tile = row([self.auto_tile, self.tile_field], label="Tile size")
+        result = row([Label(value="labels"), self.scores_box], label="Result")
+        fields = form([self.region_field, self.device_field, tile, result])
+        buttons = row([self.predict_button, self.cancel_button])
+        buttons.native.layout().setStretch(0, 2)
+        buttons.native.layout().setStretch(1, 1)
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
-        column.addLayout(form)
-        column.addLayout(buttons)
-        for widget in (self.bar, self.status, self.warnings):
+        for widget in (fields.native, buttons.native, self.bar, self.status, self.warnings):
             column.addWidget(widget)
 
     def _connect(self) -> None:
-        self.auto_tile.toggled.connect(self._show_tile_field)
-        self.region_field.changed.connect(self.region_changed)
-        self.predict_button.clicked.connect(self._on_predict)
-        self.cancel_button.clicked.connect(self._on_cancel)
+        self.auto_tile.changed.connect(self._show_tile_field)
+        self.region_field.changed.connect(self._on_region)
+        self.predict_button.changed.connect(self._on_predict)
+        self.cancel_button.changed.connect(self._on_cancel)
         self._show_tile_field()
 
     @property
     def region(self) -> RegionKind:
         """The chosen region."""
-        kind: RegionKind = self.region_field.value()
+        kind: RegionKind = self.region_field.value
         return kind
 
     @property
     def device(self) -> str:
         """The chosen device."""
-        return str(self.device_field.value())
+        return str(self.device_field.value)
 
     @property
     def wants_scores(self) -> bool:
         """Whether probabilities are asked for."""
-        return self.scores_box.isChecked()
+        return self.scores_box.value
 
     @property
     def tile_size(self) -> int | None:
         """The chosen tile size; None for automatic."""
-        return None if self.auto_tile.isChecked() else self.tile_field.value()
+        return None if self.auto_tile.value else self.tile_field.value
 
     def set_devices(self, devices: Sequence[str]) -> None:
         """Offer the devices of this machine."""
-        self.device_field.set_choices(
-            {"auto": f"automatic ({devices[0]})", **{name: name for name in devices}}
-        )
+        names = {name: name for name in devices}
+        offer(self.device_field, {"auto": f"automatic ({devices[0]})", **names})
 
     def set_tile_limits(self, smallest: int, step: int) -> None:
         """Say what tile sizes a network can take."""
-        self.tile_field.setMinimum(smallest)
-        self.tile_field.setSingleStep(max(step, 16))
+        self.tile_field.min = smallest
+        self.tile_field.step = max(step, 16)
 
     def set_problem(self, problem: str, state: State = State.NOTE) -> None:
         """Enable Predict, or say why it cannot work."""
         if self.is_running:
             return
-        self.predict_button.setEnabled(not problem)
+        self.predict_button.enabled = not problem
         self.status.show_text(problem, state)
 
     @property
@@ -140,8 +121,8 @@ class PredictWidget(QWidget):
     def set_running(self, running: bool) -> None:
         """Show that a run begins or is over."""
         self._running = running
-        self.predict_button.setEnabled(False)
-        self.cancel_button.setEnabled(running)
+        self.predict_button.enabled = False
+        self.cancel_button.enabled = running
         self.bar.setVisible(running)
         if running:
             # No end: a moving bar while the model and the statistics are prepared.
@@ -153,7 +134,7 @@ class PredictWidget(QWidget):
         """Show how many parts are done, and how long the rest takes."""
         self.bar.setRange(0, total)
         self.bar.setValue(done)
-        if not self.cancel_button.isEnabled():
+        if not self.cancel_button.enabled:
             return
         left = seconds / done * (total - done)
         rest = f", {format_seconds(left)} left" if done < total else ""
@@ -162,18 +143,21 @@ class PredictWidget(QWidget):
     def show_outcome(self, text: str, state: State, warnings: str = "") -> None:
         """Show how a run ended, beside the enabled Predict."""
         self.set_running(False)
-        self.predict_button.setEnabled(True)
+        self.predict_button.enabled = True
         self.status.show_text(text, state)
         self.warnings.show_text(warnings, State.NOTE)
 
     def _show_tile_field(self) -> None:
-        self.tile_field.setVisible(not self.auto_tile.isChecked())
+        self.tile_field.visible = not self.auto_tile.value
+
+    def _on_region(self) -> None:
+        self.region_changed.emit()
 
     def _on_predict(self) -> None:
         self.predict_requested.emit()
 
     def _on_cancel(self) -> None:
-        self.cancel_button.setEnabled(False)
+        self.cancel_button.enabled = False
         self.status.show_text("Stopping...", State.BUSY)
         self.cancel_requested.emit()
 

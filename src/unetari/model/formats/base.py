@@ -8,6 +8,9 @@ from unetari.core.spec import ModelSpec
 from unetari.model.unet import UNet
 from unetari.model.weights import LoadOptions, Weights, build_network, infer_config
 
+ASSUMED_INTENSITIES = "Intensity normalization is assumed"
+"""Begins the note that no longer holds once the caller says how intensities are mapped."""
+
 
 @dataclass(frozen=True)
 class Loaded:
@@ -25,5 +28,5 @@ def load_bare(weights: Weights, options: LoadOptions) -> Loaded:
     if "normalization" not in options.spec:
         assumed = spec.normalization
         stated = f"{assumed.method} {assumed.low:g} to {assumed.high:g}"
-        notes += (f"Intensity normalization is assumed ({stated}): the file does not tell it.",)
+        notes += (f"{ASSUMED_INTENSITIES} ({stated}): the file does not tell it.",)
     return Loaded(build_network(config, weights), spec, notes)
