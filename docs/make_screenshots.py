@@ -112,6 +112,7 @@ def make_all(studio: Studio) -> None:
 
     show_problem(studio)
     dock.model.set_page("File")
+    dock.model.file.show_options(True)
     studio.take("file", dock)
 
     studio.open_sample("nuclei_3d")

@@ -9,6 +9,7 @@ import torch
 from pytestqt.qtbot import QtBot
 
 import unetari
+from unetari.core.normalization import Normalization
 from unetari.core.spec import ModelSpec
 from unetari.model import bundled
 from unetari.widgets.messages import State
@@ -133,6 +134,52 @@ def test_bare_weights_take_the_given_options(
     widget.file.set_option("activation", "elu")
     qtbot.waitUntil(lambda: widget.value() is not None, timeout=WAIT_MS)
     assert get_spec(widget).config.activation == "elu"
+
+
+def test_bare_weights_take_the_given_intensities(
+    qtbot: QtBot, widget: ModelWidget, tmp_path: Path
+) -> None:
+    network = unetari.UNet(n_blocks=2, start_filters=4, normalization="instance")
+    path = tmp_path / "article.pt"
+    torch.save(network.state_dict(), path)
+    widget.set_page("File")
+    widget.file.set_path(str(path))
+    qtbot.waitUntil(lambda: widget.value() is not None, timeout=WAIT_MS)
+    assert "Intensity normalization is assumed" in widget.message.text
+    given = Normalization(method="range", low=0, high=4095)
+    widget.file.set_option("normalization", "instance")
+    widget.file.intensities.set_value(given)
+    qtbot.waitUntil(lambda: widget.value() is not None, timeout=WAIT_MS)
+    spec = get_spec(widget)
+    assert (spec.normalization, spec.config.normalization) == (given, "instance")
+    assert "Intensity normalization" not in widget.message.text
+    assert "fixed range 0 and 4095 to 0 and 1" in widget.details.text()
+
+
+def test_a_built_network_takes_the_given_intensities(widget: ModelWidget) -> None:
+    widget.build_with(n_blocks=2, start_filters=4)
+    given = Normalization(method="zscore", scope="frame")
+    widget.intensities.set_value(given)
+    choice = widget.value()
+    assert choice is not None
+    assert choice.spec.normalization == choice.get().spec.normalization == given
+
+
+@pytest.mark.parametrize("page", ["File", "Build"])
+def test_limits_in_the_wrong_order_are_no_model(
+    qtbot: QtBot, widget: ModelWidget, model_folder: Path, page: str
+) -> None:
+    widget.file.set_path(str(model_folder / "tiny-2d.safetensors"))
+    widget.set_page(page)
+    editor = widget.file.intensities if page == "File" else widget.intensities
+    editor.method.value = "range"
+    low, high = editor.limits["range"]
+    low.value = high.value
+    assert widget.value() is None
+    assert "low smaller than high" in widget.problem
+    low.value = 0
+    qtbot.waitUntil(lambda: widget.value() is not None, timeout=WAIT_MS)
+    assert widget.problem == ""
 
 
 def test_the_card_has_what_a_user_must_know() -> None:

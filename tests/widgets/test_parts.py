@@ -12,7 +12,7 @@ from qtpy.QtWidgets import QApplication
 
 from unetari.core.shapes import Fix
 from unetari.widgets.background import Background
-from unetari.widgets.fields import choice, form, integer, offer
+from unetari.widgets.fields import align_labels, choice, form, integer, offer
 from unetari.widgets.messages import Message, State
 from unetari.widgets.predict import PredictWidget
 from unetari.widgets.report import button_text, choose_fixes
@@ -97,6 +97,15 @@ def test_scrolling_over_a_field_does_not_change_it(qtbot: QtBot, field: str) -> 
     QApplication.sendEvent(widget.native, event)
     assert widget.value == 4
     assert not event.isAccepted()
+
+
+def test_labels_of_different_forms_get_one_width(qtbot: QtBot) -> None:
+    fields = [choice({1: "one"}, label=label) for label in ("short", "much longer than that")]
+    part = form([form([field]) for field in fields], labels=False).native
+    qtbot.addWidget(part)
+    part.show()
+    align_labels(part)
+    qtbot.waitUntil(lambda: len({f.native.mapTo(part, QPoint(0, 0)).x() for f in fields}) == 1)
 
 
 def test_a_message_hides_while_it_is_empty(qtbot: QtBot) -> None:

@@ -39,9 +39,9 @@ CHOICE_NAMES: dict[Any, str] = {
     "batch": "batch",
     "instance": "instance",
     "group": "groups:",
-    "same": "same size (zero padding)",
-    "valid": "valid (result shrinks)",
-    "transposed": "transposed convolution",
+    "same": "same size (padded)",
+    "valid": "valid (shrinks)",
+    "transposed": "transposed",
 }
 """Text of the choices that need one."""
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QEvent, QSize, Qt
-from qtpy.QtGui import QCloseEvent
+from qtpy.QtGui import QCloseEvent, QShowEvent
 from qtpy.QtWidgets import QGroupBox, QScrollArea, QVBoxLayout, QWidget
 
 from unetari.core.shapes import Fix, ShapeReport, check_shape
@@ -18,6 +18,7 @@ from unetari.model.bundled import bundled_models
 from unetari.viewer.regions import region_slices
 from unetari.viewer.voxels import voxel_size
 from unetari.widgets.background import Background, single_shot
+from unetari.widgets.fields import align_labels
 from unetari.widgets.image import GREY, ImageWidget
 from unetari.widgets.messages import State
 from unetari.widgets.model import BUILD, BUNDLED, ModelWidget
@@ -221,6 +222,12 @@ class UnetariDock(QScrollArea):
         self.predict.show_outcome(text, state, str(seams) if seams is not None else "")
         if self._problem():
             self._update_problem()
+
+    def showEvent(self, event: QShowEvent | None) -> None:  # noqa: N802 (Qt's name)
+        """Align the labels, whose font is known now."""
+        super().showEvent(event)
+        for part in (self.model, self.image, self.predict):
+            align_labels(part)
 
     def event(self, event: QEvent | None) -> bool:
         """Stop the run when napari takes the panel out of its dock to close it."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from magicgui.widgets import ComboBox, Container, FloatSpinBox, SpinBox
+from magicgui.widgets import ComboBox, Container, FloatSpinBox, Label, SpinBox
 from magicgui.widgets.bases import Widget
 from qtpy.QtCore import QEvent, QObject, Qt
 from qtpy.QtGui import QIntValidator
-from qtpy.QtWidgets import QComboBox, QSizePolicy, QWidget
+from qtpy.QtWidgets import QComboBox, QLabel, QSizePolicy, QWidget
 
 _MIN_WIDTH = 60
+_LABEL = "magicgui.QLabel"  # the name that magicgui gives to each of its labels
 
 
 class WheelGuard(QObject):
@@ -64,9 +65,11 @@ def integer(
     return field
 
 
-def real(low: float, high: float, value: float, *, step: float, decimals: int) -> FloatSpinBox:
+def real(
+    low: float, high: float, value: float, *, step: float, decimals: int, label: str = ""
+) -> FloatSpinBox:
     """Return a real number within limits."""
-    field = FloatSpinBox(min=low, max=high, step=step)
+    field = FloatSpinBox(min=low, max=high, step=step, label=label)
     field.native.setDecimals(decimals)
     field.value = value  # only now, or it would be rounded to two decimals
     _tame_number(field)
@@ -94,6 +97,13 @@ def row(widgets: Sequence[Widget], *, name: str = "", label: str = "") -> Contai
     return line
 
 
+def plain(text: str) -> Label:
+    """Return a text within a row, which is no label of a form."""
+    field = Label(value=text)
+    field.native.setObjectName("")
+    return field
+
+
 def form(widgets: Sequence[Widget], *, labels: bool = True) -> Container[Widget]:
     """Return widgets below each other, each with its label."""
     column = Container(widgets=widgets, labels=labels)
@@ -114,11 +124,11 @@ def put_below(field: Widget, message: QWidget) -> None:
     layout.insertWidget(layout.indexOf(line) + 1, message)
 
 
-def align_labels(*forms: Container[Widget]) -> None:
-    """Give the labels of several forms one width, so that they read as one form."""
-    rows = [field.native.parentWidget().layout() for fields in forms for field in fields]
-    labels = [layout.itemAt(0).widget() for layout in rows]
-    width = max(label.minimumWidth() for label in labels)
+def align_labels(part: QWidget) -> None:
+    """Give the labels of all forms in a part of the panel one width; call it once it is shown."""
+    # magicgui measures a font that is not the one of napari's theme.
+    labels = part.findChildren(QLabel, _LABEL)
+    width = max((label.sizeHint().width() for label in labels), default=0)
     for label in labels:
         label.setMinimumWidth(width)
 

@@ -23,7 +23,7 @@ from unetari.core.spec import ModelSpec
 from unetari.model.bundled import SUFFIX, bundled_models
 from unetari.widgets.background import Background, single_shot
 from unetari.widgets.config_editor import UNetConfigEditor, describe
-from unetari.widgets.fields import align_labels, choice, form
+from unetari.widgets.fields import choice, form
 from unetari.widgets.messages import Message, State, TextLabel
 from unetari.widgets.model_file import ModelFilePage
 from unetari.widgets.normalization_editor import NormalizationEditor, describe_intensities
@@ -104,7 +104,6 @@ class ModelWidget(QWidget):
         self.editor = UNetConfigEditor()
         self.intensities = NormalizationEditor()
         self._builder = form([self.editor, self.intensities], labels=False)
-        align_labels(self.editor, self.intensities)
         self.message = Message()
         self.card = TextLabel()
         self.about = QToolButton()
@@ -218,6 +217,7 @@ class ModelWidget(QWidget):
         if self.page == FILE and self.file.intensities.problem:
             self._problem = self.file.intensities.problem
             self._show_problem(State.PROBLEM)
+            self.message.show_text("")  # the form itself says it
             return
         if path:
             self._problem = f"Loading {Path(path).name}..."

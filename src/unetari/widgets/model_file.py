@@ -18,10 +18,10 @@ from qtpy.QtWidgets import (
 from unetari.core.config import Activation, ConvMode, UpMode
 from unetari.core.normalization import Normalization
 from unetari.widgets.config_editor import CHOICE_NAMES, TITLES
-from unetari.widgets.fields import align_labels, choice, form, texts
+from unetari.widgets.fields import choice, form, texts
 from unetari.widgets.normalization_editor import NormalizationEditor
 
-_ASSUMED = "as the file says, or assumed"
+_AUTO, _AUTO_HELP = "automatic", "As the file says, or assumed"
 FILTER = "Models (*.safetensors *.pt *.pth);;All files (*)"
 _OPTIONS = {
     "activation": get_args(Activation),
@@ -54,17 +54,18 @@ class ModelFilePage(QWidget):
         self._toggle.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
         self._toggle.setArrowType(Qt.ArrowType.RightArrow)
         self._fields = {
-            name: choice({"": _ASSUMED, **texts(values, CHOICE_NAMES)}, label=TITLES[name])
+            name: choice(
+                {"": _AUTO, **texts(values, CHOICE_NAMES)}, label=TITLES[name], tooltip=_AUTO_HELP
+            )
             for name, values in _OPTIONS.items()
         }
-        self.intensities = NormalizationEditor(unset=_ASSUMED)
+        self.intensities = NormalizationEditor(unset=_AUTO, tooltip=_AUTO_HELP)
         options = form(list(self._fields.values()))
-        align_labels(options, self.intensities)
         self._form = form([options, self.intensities], labels=False)
         self._lay_out()
         self._path.editingFinished.connect(self._on_path_edited)
         self._browse.clicked.connect(self._ask)
-        self._toggle.toggled.connect(self._show_options)
+        self._toggle.toggled.connect(self._on_toggled)
         self._form.changed.connect(self._on_option)
         self._known = ""
 
@@ -101,7 +102,11 @@ class ModelFilePage(QWidget):
         """Choose an option for bare weights; None for what the file says."""
         self._fields[name].value = value or ""
 
-    def _show_options(self, shown: bool) -> None:
+    def show_options(self, shown: bool) -> None:
+        """Unfold what bare weights cannot tell, or fold it away."""
+        self._toggle.setChecked(shown)
+
+    def _on_toggled(self, shown: bool) -> None:
         self._toggle.setArrowType(Qt.ArrowType.DownArrow if shown else Qt.ArrowType.RightArrow)
         self._form.visible = shown
 

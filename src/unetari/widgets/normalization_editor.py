@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import sys
 from decimal import Decimal
+from itertools import chain
 
 from magicgui.widgets import Container, FloatSpinBox
 from magicgui.widgets.bases import Widget
 
 from unetari.core.normalization import Normalization
 from unetari.errors import ConfigError
-from unetari.widgets.fields import choice, put_below, real, row, tighten
+from unetari.widgets.fields import choice, put_below, real, tighten
 from unetari.widgets.messages import Message, State, mark
 
 METHODS = {
     "percentile": "percentiles to 0 and 1",
-    "zscore": "zero mean, unit variance",
-    "minmax": "minimum to 0, maximum to 1",
+    "zscore": "mean 0, variance 1",
+    "minmax": "extremes to 0 and 1",
     "range": "fixed range to 0 and 1",
     "none": "unchanged",
 }
@@ -25,6 +26,7 @@ SCOPES = {"image": "the whole image", "frame": "each plane or volume"}
 """Text of each scope."""
 _WITH_STATISTICS = ("percentile", "zscore", "minmax")
 _DECIMALS = 4
+_HELP = "How intensities are mapped before they reach the network"
 _UNSET = "unset"
 
 
@@ -37,30 +39,28 @@ class NormalizationEditor(Container[Widget]):
     ----------
     unset : str
         Text of a further choice, for a model that brings its own; empty for none.
+    tooltip : str
+        Says what the method is for.
     """
 
-    def __init__(self, unset: str = "") -> None:
+    def __init__(self, unset: str = "", tooltip: str = _HELP) -> None:
         choices = {_UNSET: unset, **METHODS} if unset else METHODS
-        self.method = choice(
-            choices, label="Intensities", tooltip="How intensities are mapped before the network"
-        )
-        percentiles = [real(0, 100, value, step=0.1, decimals=_DECIMALS) for value in (1, 99.8)]
+        self.method = choice(choices, label="Intensities", tooltip=tooltip)
         largest = sys.float_info.max
-        ends = [real(-largest, largest, value, step=1, decimals=_DECIMALS) for value in (0, 255)]
-        self.limits = {"percentile": percentiles, "range": ends}
-        self.scope = choice(SCOPES, label="Statistics of")
-        self._rows = {
-            "percentile": row(percentiles, label="Percentiles"),
-            "range": row(ends, label="Range"),
+        self.limits = {
+            "percentile": _limits(0, 100, values=(1, 99.8), step=0.1),
+            "range": _limits(-largest, largest, values=(0, 255), step=1),
         }
+        self.scope = choice(SCOPES, label="Statistics of")
         self._reason = Message(state=State.PROBLEM)
         self._problem = ""
-        for field in (self.method, *percentiles, *ends, self.scope):
-            # Before a container connects it, so that `changed` finds everything up to date.
+        fields = [self.method, *chain(*self.limits.values()), self.scope]
+        for field in fields:
+            # Before the container connects it, so that `changed` finds everything up to date.
             field.changed.connect(self._update)
-        super().__init__(widgets=[self.method, *self._rows.values(), self.scope])
+        super().__init__(widgets=fields)
         tighten(self)
-        put_below(self._rows["range"], self._reason)
+        put_below(self.limits["range"][1], self._reason)
         self._update()
 
     @property
@@ -89,7 +89,7 @@ class NormalizationEditor(Container[Widget]):
         with self.changed.blocked():
             self.method.value = normalization.method
             self.scope.value = normalization.scope
-            limits = self.limits.get(normalization.method, [])
+            limits = self.limits.get(normalization.method, ())
             values = (normalization.low, normalization.high)
             for field, value in zip(limits, values, strict=False):
                 _set_exactly(field, value)
@@ -103,16 +103,16 @@ class NormalizationEditor(Container[Widget]):
 
     def _update(self) -> None:
         method = self.method.value
-        for name, limits in self._rows.items():
-            limits.visible = name == method
-        self.scope.visible = method in _WITH_STATISTICS
         self._problem = ""
         try:
             self.value()
         except ConfigError as error:
             self._problem = str(error).removeprefix("Normalization: ")
-        for name, limits in self._rows.items():
-            mark(limits.native, name == method and bool(self._problem))
+        for name, limits in self.limits.items():
+            for field in limits:
+                field.visible = name == method
+                mark(field.native, name == method and bool(self._problem))
+        self.scope.visible = method in _WITH_STATISTICS
         self._reason.show_text(self._problem, State.PROBLEM)
 
 
@@ -124,6 +124,16 @@ def describe_intensities(normalization: Normalization) -> str:
     if normalization.method in _WITH_STATISTICS:
         text += f", of {SCOPES[normalization.scope]}"
     return text
+
+
+def _limits(
+    low: float, high: float, *, values: tuple[float, float], step: float
+) -> tuple[FloatSpinBox, FloatSpinBox]:
+    lower, upper = (
+        real(low, high, value, step=step, decimals=_DECIMALS, label=label)
+        for value, label in zip(values, ("Low", "High"), strict=True)
+    )
+    return lower, upper
 
 
 def _set_exactly(field: FloatSpinBox, value: float) -> None:

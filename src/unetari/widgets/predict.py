@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from magicgui.widgets import CheckBox, Label, PushButton
+from magicgui.widgets import CheckBox, PushButton
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QProgressBar, QVBoxLayout, QWidget
 
 from unetari.viewer.regions import RegionKind
-from unetari.widgets.fields import choice, form, integer, offer, row
+from unetari.widgets.fields import choice, form, integer, offer, plain, row
 from unetari.widgets.messages import Message, State
 
 _REGIONS = {
@@ -57,8 +57,8 @@ class PredictWidget(QWidget):
         self.set_running(False)
 
     def _lay_out(self) -> None:
-        tile = row([self.auto_tile, self.tile_field], label="Tile size")
-        result = row([Label(value="labels"), self.scores_box], label="Result")
+        tile = row([self.auto_tile, self.tile_field], label="Tile size (px)")
+        result = row([plain("labels"), self.scores_box], label="Result")
         fields = form([self.region_field, self.device_field, tile, result])
         buttons = row([self.predict_button, self.cancel_button])
         buttons.native.layout().setStretch(0, 2)
