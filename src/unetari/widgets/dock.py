@@ -102,9 +102,7 @@ class UnetariDock(QScrollArea):
         self.session.advanced.connect(self.predict.show_progress)
         self.session.ended.connect(self._on_ended)
         self._devices.done.connect(self.predict.set_devices)
-        # Since napari 0.9 the camera belongs to a scene.
-        camera = getattr(self._viewer, "scene", self._viewer).camera
-        for events in (self._viewer.dims.events, camera.events):
+        for events in (self._viewer.dims.events, self._viewer.scene.camera.events):
             events.connect(self._on_view)
         # Not a bound method of this widget: those are cut before `destroyed` is emitted.
         self.destroyed.connect(self.session.cancel)
