@@ -14,8 +14,11 @@ from unetari.errors import ImageFileError, MissingExtraError, OutputExistsError
 from unetari.model.bundled import bundled_models
 
 if TYPE_CHECKING:
+    import napari
     import numpy as np
     from numpy.typing import NDArray
+
+    from unetari.widgets.dock import UnetariDock
 
 _PICTURE = Path("unetari-demo.png")
 _GAP = 6
@@ -150,7 +153,7 @@ def _open_napari(model: str) -> None:
     napari.run()
 
 
-def show_demo(viewer: Any, model: str) -> Any:
+def show_demo(viewer: napari.Viewer, model: str) -> UnetariDock:
     """Open the sample and the dock in a viewer, and predict once the model is loaded.
 
     Returns
@@ -160,7 +163,7 @@ def show_demo(viewer: Any, model: str) -> Any:
     """
     layers = viewer.open_sample("unetari", "nuclei_2d")
     viewer.layers.selection.active = layers[0]
-    _, dock = viewer.window.add_plugin_dock_widget("unetari")
+    dock: UnetariDock = viewer.window.add_plugin_dock_widget("unetari")[1]
     viewer.window.resize(*_WINDOW)
     _predict_once_ready(viewer, dock)
     if model in bundled_models():
@@ -171,11 +174,11 @@ def show_demo(viewer: Any, model: str) -> Any:
     return dock
 
 
-def _predict_once_ready(viewer: Any, dock: Any) -> None:
+def _predict_once_ready(viewer: napari.Viewer, dock: UnetariDock) -> None:
     """Press Predict as soon as the model is loaded, and never again."""
 
     def press() -> None:
-        button = dock.predict.predict_button
+        button = dock.predict.predict_button.native
         if button.isEnabled():
             dock.model.changed.disconnect(press)
             # The dock has taken its place by now, so the image is fitted to what is left.
