@@ -195,7 +195,12 @@ class _Run:
     def __post_init__(self) -> None:
         several = self.options.network.out_channels > 1
         self.loss = DiceCELoss(
-            to_onehot_y=several, softmax=several, sigmoid=not several, batch=True
+            include_background=not several or self.options.dice_classes == "all",
+            lambda_ce=self.options.cross_entropy_weight,
+            to_onehot_y=several,
+            softmax=several,
+            sigmoid=not several,
+            batch=True,
         )
         self.intensity = intensity_changes(self.options.augmentation)
         self.device = next(self.state.network.parameters()).device

@@ -83,6 +83,12 @@ class TrainingOptions(FrozenModel):
     """Largest learning rate: reached after a short linear rise, then lowered as a cosine to 0."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
     """Weight decay of the AdamW optimizer."""
+    dice_classes: Literal["objects", "all"] = "objects"
+    """Classes whose Dice is in the loss. Background is most of an image and easy: with "all"
+    its Dice drowns that of small objects."""
+    cross_entropy_weight: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the cross-entropy beside Dice. Where outlines are uncertain by a voxel,
+    cross-entropy draws small objects too small, and a lower weight helps."""
     freeze_statistics: Probability = 0.6
     """Share of the steps after which batch norm keeps its running statistics, as it does in
     prediction. Until then it takes those of each batch; a network that learned with them to
