@@ -44,3 +44,11 @@ def test_shrinking_ends_at_the_smallest_tile() -> None:
         tile, steps = smaller, steps + 1
     assert max(tile) <= Reach.of(config).smallest_tile
     assert steps < 30
+
+
+@pytest.mark.parametrize("conv_mode", ["same", "valid"])
+def test_tiles_on_a_cpu_write_much_of_what_they_read(conv_mode: str) -> None:
+    config = UNetConfig(dim=3, n_blocks=4, conv_mode=conv_mode, start_filters=8)
+    tile = choose_tile_shape((300, 300, 300), config, free=64 * GIB, on_cpu=True)
+    plan = plan_tiles((300, 300, 300), config, tile_shape=tile)
+    assert min(span.size for span in plan[0].inner) >= 96

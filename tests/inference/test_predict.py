@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from itertools import count
+from math import prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,12 +14,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from unetari import predict, predict_tiles
+from unetari import predict, predict_tiles, save_model
 from unetari.core.source import ImageSource
 from unetari.errors import AxesError, OutOfMemoryError, ShapeError
 from unetari.inference import runner
 from unetari.inference.job import prepare
-from unetari.inference.predict import collect, run, yield_into
+from unetari.inference.predict import collect, drain_into, run
 from unetari.model.checkpoint import Model
 
 MakeModel = Callable[..., Model]
@@ -155,10 +158,39 @@ def test_record_tells_what_was_done(make_model: MakeModel) -> None:
     assert type(record)(**record.model_dump(mode="json")) == record
 
 
+def test_record_tells_when_the_run_started(make_model: MakeModel) -> None:
+    results = predict_tiles(noise(150, 170), make_model(), tile_shape=(64, 64), device="cpu")
+    next(results)
+    first_tile = datetime.now().astimezone()
+    started = datetime.fromisoformat(drain_into(results, np.zeros((150, 170), np.uint8)).started)
+    assert started <= first_tile < started + timedelta(minutes=1)
+
+
+def test_model_from_a_path(make_model: MakeModel, tmp_path: Path) -> None:
+    path = save_model(make_model(), tmp_path / "model.safetensors")
+    image = noise(40, 50)
+    by_path = predict(image, path, device="cpu").labels
+    np.testing.assert_array_equal(by_path, predict(image, make_model(), device="cpu").labels)
+
+
+def test_labels_survive_a_failing_measurement_of_seams(
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OutOfMemoryError("full")
+
+    monkeypatch.setattr("unetari.inference.predict.measure_seams", fail)
+    model = make_model(normalization="instance", n_blocks=2)
+    job = prepare(noise(150, 170), model, tile_shape=(88, 88), device="cpu")
+    record = collect(job).record
+    assert record.status == "finished"
+    assert record.seams is None
+
+
 def test_cancel_before_the_first_tile(make_model: MakeModel) -> None:
     job = prepare(noise(150, 170), make_model(method="zscore"), device="cpu")
     labels = np.zeros(job.labels_shape, np.uint8)
-    record = yield_into(run(job, should_stop=lambda: True), labels)
+    record = drain_into(run(job, should_stop=lambda: True), labels)
     assert record.status == "cancelled"
     assert record.tiles_done == 0
 
@@ -177,8 +209,8 @@ def test_cancel_between_layers_keeps_finished_tiles(make_model: MakeModel) -> No
 def fail_above(voxels: int, monkeypatch: pytest.MonkeyPatch) -> None:
     forward = runner.Runner._forward
 
-    def limited(self: runner.Runner, block: Any) -> Any:
-        return None if block[0].size > voxels else forward(self, block)
+    def limited(self: runner.Runner, block: Any, decide: Any) -> Any:
+        return None if block[0].size > voxels else forward(self, block, decide)
 
     monkeypatch.setattr(runner.Runner, "_forward", limited)
 
@@ -195,6 +227,7 @@ def test_out_of_memory_shrinks_the_tile(
     for result in run(job):
         written[result.where] += 1
     assert (written == 1).all()
+    assert prod(collect(job).record.tile_shape) <= 90 * 90 < prod(job.plan.tile_shape)
     np.testing.assert_allclose(scores(image, model), expected, atol=1e-5)
 
 

@@ -149,7 +149,7 @@ def _run(
 ) -> tuple[RunRecord, NDArray[np.int64]]:
     import numpy as np
 
-    from unetari.inference.predict import run, yield_into
+    from unetari.inference.predict import run, drain_into
     from unetari.storage.labels import create_labels
 
     counts = np.zeros(job.model.spec.config.n_classes, np.int64)
@@ -169,7 +169,7 @@ def _run(
             scores = files.enter_context(
                 create_labels(path, job.scores_shape, np.float32, axes=f"C{axes}", **common)
             )
-        record = yield_into(_watched(run(job), job, counts), labels, scores)
+        record = drain_into(_watched(run(job), job, counts), labels, scores)
     return record, counts
 
 

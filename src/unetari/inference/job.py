@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -85,7 +86,7 @@ class Job:
 
 def prepare(
     image: Any,
-    model: Model | str,
+    model: Model | str | os.PathLike[str],
     *,
     axes: str | None = None,
     channel: int | None = None,
@@ -102,7 +103,7 @@ def prepare(
     image : array-like or ImageSource
         numpy, dask or zarr array of any real dtype. With an `ImageSource`,
         `axes`, `channel` and `grey` are its own.
-    model : Model or str
+    model : Model, str or path-like
         A loaded model, the name of a bundled one, or a path.
     axes : str, optional
         One letter per axis: T, C, Z, Y, X, and S for RGB samples, such as
@@ -136,7 +137,7 @@ def prepare(
     DeviceError
         If the device does not exist.
     """
-    model = load_model(model) if isinstance(model, str) else model
+    model = model if isinstance(model, Model) else load_model(model)
     config = model.spec.config
     source = _as_source(image, axes, channel, grey, config.dim)
     report = check_shape(config, source)

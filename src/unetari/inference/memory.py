@@ -61,7 +61,7 @@ def choose_tile_shape(
     smallest = Reach.of(config).smallest_tile
     widest = 2 * config.start_filters
     voxels = min(free * _SHARE_OF_FREE_MEMORY // bytes_per_voxel(config), _MOST_ELEMENTS // widest)
-    written = _CPU_TILE[config.dim] + 2 * Reach.of(config).halo
+    written = _CPU_TILE[config.dim] + 2 * Reach.of(config).margin
     largest = max(written, smallest) if on_cpu else max(whole)
     tile = tuple(min(largest, size) for size in whole)
     while prod(tile) > voxels and (smaller := shrink(tile, config)) is not None:

@@ -6,6 +6,7 @@ only in who drains it.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from unetari.errors import Cancelled, OutOfMemoryError
 from unetari.inference.job import Frame, Job, prepare
 from unetari.inference.memory import shrink
 from unetari.inference.record import RunRecord, Seams
-from unetari.inference.runner import Runner, to_labels, to_scores
+from unetari.inference.runner import Result, Runner, to_labels, to_scores
 from unetari.inference.seams import measure_seams
 from unetari.model.checkpoint import Model
 from unetari.model.device import resolve_device
@@ -83,27 +84,31 @@ def run(
     OutOfMemoryError
         If not even the smallest tile fits.
     """
-    started = time.perf_counter()
+    planned, clock = job.record(), time.perf_counter()
+    engine = _Engine(job, should_stop)
     status: Literal["finished", "cancelled"] = "finished"
-    seams: Seams | None = None
     done = 0
     try:
-        engine = _Engine(job, should_stop)
         for frame in job.frames:
             for tile in job.plan:
-                for part, logits in engine.compute(frame, tile):
-                    yield engine.result(done, frame, part, logits)
+                for part, decided in engine.compute(frame, tile):
+                    yield engine.result(done, frame, part, decided)
                 done += 1
-        seams = engine.measure_seams()
     except Cancelled:
         status = "cancelled"  # what was yielded stays with the caller
-    seconds = round(time.perf_counter() - started, 3)
-    return job.record(status=status, tiles_done=done, seconds=seconds, seams=seams)
+    seams = engine.measure_seams() if status == "finished" else None
+    return planned.replace(
+        status=status,
+        tiles_done=done,
+        tile_shape=engine.tile_shape,
+        seconds=round(time.perf_counter() - clock, 3),
+        seams=seams,
+    )
 
 
 def predict_tiles(
     image: Any,
-    model: Model | str,
+    model: Model | str | os.PathLike[str],
     *,
     axes: str | None = None,
     channel: int | None = None,
@@ -148,7 +153,7 @@ def predict_tiles(
 
 def predict(
     image: Any,
-    model: Model | str,
+    model: Model | str | os.PathLike[str],
     *,
     axes: str | None = None,
     channel: int | None = None,
@@ -164,7 +169,7 @@ def predict(
     ----------
     image : array-like or ImageSource
         numpy, dask or zarr array of any real dtype.
-    model : Model or str
+    model : Model, str or path-like
         A loaded model, the name of a bundled one, or a path.
     axes, channel, grey, region, device, tile_shape, scores
         As in `unetari.inference.job.prepare`.
@@ -206,11 +211,11 @@ def collect(job: Job) -> Prediction:
     """Run a job to its end and gather the results in memory."""
     labels = np.zeros(job.labels_shape, job.labels_dtype)
     scores = np.zeros(job.scores_shape, np.float32) if job.wants_scores else None
-    record = yield_into(run(job), labels, scores)
+    record = drain_into(run(job), labels, scores)
     return Prediction(labels, scores, record)
 
 
-def yield_into(
+def drain_into(
     results: Generator[TileResult, None, RunRecord], labels: Any, scores: Any = None
 ) -> RunRecord:
     """Drain a run into arrays that take slices (numpy, zarr, memory maps)."""
@@ -225,6 +230,10 @@ def yield_into(
             scores[(slice(None), *result.where)] = result.scores
 
 
+Decided = tuple[NDArray[Any], NDArray[np.float32] | None]
+"""Labels, ([Z,] Y, X), and if the job asks for them scores, (classes, [Z,] Y, X)."""
+
+
 class _Engine:
     """Reads, normalizes and computes the tiles of one job."""
 
@@ -234,48 +243,58 @@ class _Engine:
         self._should_stop = should_stop
         self._runner = Runner(job.model.network, resolve_device(job.device), should_stop)
         self._intensity: tuple[Frame | None, IntensityMap] | None = None
-        self._limit = job.plan.tile_shape
+        self.tile_shape = job.plan.tile_shape
+        """Largest outer size of a tile; smaller than planned once memory has run short."""
 
-    def compute(self, frame: Frame, tile: Tile) -> Iterator[tuple[Tile, Tensor]]:
-        """Yield the logits of a tile's inner box, in parts once memory has run short."""
-        if self._limit == self._job.plan.tile_shape:
-            logits = self._try(frame, tile)
-            if logits is not None:
-                yield tile, logits
+    def compute(self, frame: Frame, tile: Tile) -> Iterator[tuple[Tile, Decided]]:
+        """Yield what was decided for a tile's inner box, in parts once memory has run short."""
+        if self._fits_as_planned:
+            decided = self._try(frame, tile)
+            if decided is not None:
+                yield tile, decided
                 return
         yield from self._compute_in_parts(frame, tile)
 
-    def _compute_in_parts(self, frame: Frame, tile: Tile) -> Iterator[tuple[Tile, Tensor]]:
+    @property
+    def _fits_as_planned(self) -> bool:
+        return self.tile_shape == self._job.plan.tile_shape
+
+    def _compute_in_parts(self, frame: Frame, tile: Tile) -> Iterator[tuple[Tile, Decided]]:
         config, shape = self._job.model.spec.config, self._job.plan.shape
-        parts = plan_tiles(shape, config, tile_shape=self._limit, region=tile.inner)
-        for part in parts:
-            logits = self._try(frame, part)
-            if logits is None:
+        for part in plan_tiles(shape, config, tile_shape=self.tile_shape, region=tile.inner):
+            decided = self._try(frame, part)
+            if decided is None:
                 yield from self._compute_in_parts(frame, part)
             else:
-                yield part, logits
+                yield part, decided
 
-    def _try(self, frame: Frame, tile: Tile) -> Tensor | None:
-        """Compute one tile; lower the limit and return None if it does not fit."""
+    def _try(self, frame: Frame, tile: Tile) -> Decided | None:
+        """Compute one tile; lower the limit and return None if it does not fit in memory."""
+        inner = (slice(None), *(span.slice for span in tile.local))
         try:
-            return self._logits(frame, tile)[(slice(None), *(s.slice for s in tile.local))]
-        except OutOfMemoryError as error:
+            return self._compute(frame, tile.outer, lambda logits: self._decide(logits[inner]))
+        except MemoryError as error:
             smaller = shrink(tile.shape, self._job.model.spec.config)
             if smaller is None:
                 raise OutOfMemoryError(
                     f"{error} It is the smallest tile this network allows. Free memory, use "
                     "another device, or a network with fewer blocks or filters."
                 ) from error
-        self._limit = smaller
+        self.tile_shape = smaller
         return None
 
-    def _logits(self, frame: Frame, tile: Tile) -> Tensor:
-        """Compute the logits of a tile's whole outer box."""
+    def _decide(self, logits: Tensor) -> Decided:
+        labels = to_labels(logits).cpu().numpy()
+        return labels, to_scores(logits).cpu().numpy() if self._job.wants_scores else None
+
+    def _compute(
+        self, frame: Frame, outer: Sequence[Span], decide: Callable[[Tensor], Result]
+    ) -> Result:
+        """Compute a whole outer box."""
         intensity = self._intensity_of(frame)
         if self._should_stop():
             raise Cancelled("Stopped on request.")
-        block = self._read(frame, tile.outer)
-        return self._runner(intensity(block))
+        return self._runner(intensity(self._read(frame, outer)), decide)
 
     def _read(self, frame: Frame, outer: Sequence[Span]) -> NDArray[Any]:
         """Read a box, (C, [Z,] Y, X), mirrored where it reaches past the image."""
@@ -302,11 +321,10 @@ class _Engine:
                 raise Cancelled("Stopped on request.")
             yield block
 
-    def result(self, index: int, frame: Frame, tile: Tile, logits: Tensor) -> TileResult:
-        """Bring a tile's logits into the axes of the labels."""
+    def result(self, index: int, frame: Frame, tile: Tile, decided: Decided) -> TileResult:
+        """Bring what was decided for a tile into the axes of the labels."""
         job = self._job
-        labels = to_labels(logits).cpu().numpy()
-        scores = to_scores(logits).cpu().numpy() if job.wants_scores else None
+        labels, scores = decided
         spans = dict(zip(job.source.spatial_axes(self._dim), tile.inner, strict=True))
         spans |= {axis: Span(at, at + 1) for axis, at in frame.items()}
         where = tuple(
@@ -330,8 +348,17 @@ class _Engine:
         return np.expand_dims(array, tuple(loops))
 
     def measure_seams(self) -> Seams | None:
-        """Measure how neighbouring tiles disagree, where the network cannot tile exactly."""
-        if self._job.model.spec.config.tiles_exactly:
+        """Measure how the tiling shows, where the network cannot be tiled exactly.
+
+        None if the network is exact, the tiles are no longer those of the plan,
+        or the user or the memory cuts the measurement short: the labels are done.
+        """
+        if self._job.model.spec.config.tiles_exactly or not self._fits_as_planned:
             return None
         frame = self._job.frames[0]
-        return measure_seams(self._job.plan, lambda tile: self._logits(frame, tile))
+        try:
+            return measure_seams(
+                self._job.plan, lambda tile: self._compute(frame, tile.outer, Tensor.clone)
+            )
+        except (Cancelled, MemoryError):
+            return None

@@ -23,14 +23,14 @@ def _now() -> str:
 
 
 class Seams(FrozenModel):
-    """How much two neighbouring tiles disagree on both sides of their border."""
+    """How much labels beside tile borders change if a tile is centred on the border."""
 
     borders: int
     """Number of borders that were measured."""
     largest_difference: float
-    """Largest difference between the two tiles' probabilities, 0 to 1."""
+    """Largest difference in probability, 0 to 1."""
     mean_difference: float
-    """Mean difference between the two tiles' probabilities, 0 to 1."""
+    """Mean difference in probability, 0 to 1."""
     changed_labels: float
     """Fraction of the voxels beside the borders that get another label."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unetari.errors import Cancelled, OutOfMemoryError
+
+Result = TypeVar("Result")
 
 _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "backend out of memory")
 
@@ -40,18 +42,20 @@ class Runner:
             if not list(module.children()):
                 module.register_forward_pre_hook(self._check)
 
-    def __call__(self, block: NDArray[np.float32]) -> Tensor:
-        """Compute the logits of one block.
+    def __call__(self, block: NDArray[np.float32], decide: Callable[[Tensor], Result]) -> Result:
+        """Compute one block.
 
         Parameters
         ----------
         block : ndarray of float32, (C, [Z,] Y, X)
             Normalized intensities.
+        decide : callable
+            Turns the logits, float32 (classes, [Z,] Y, X) on the device, into the result.
 
         Returns
         -------
-        Tensor of float32, (classes, [Z,] Y, X)
-            Logits, on the device.
+        object
+            What `decide` returns.
 
         Raises
         ------
@@ -60,21 +64,22 @@ class Runner:
         Cancelled
             If `should_stop` said so.
         """
-        logits = self._forward(block)
-        if logits is None:
+        result = self._forward(block, decide)
+        if result is None:
             # Outside the except clause: its frame kept the tensors alive.
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
             shape = " x ".join(map(str, block.shape[1:]))
             raise OutOfMemoryError(f"A tile of {shape} voxels does not fit on {self.device}.")
-        return logits
+        return result
 
-    def _forward(self, block: NDArray[np.float32]) -> Tensor | None:
+    def _forward(
+        self, block: NDArray[np.float32], decide: Callable[[Tensor], Result]
+    ) -> Result | None:
         try:
             with torch.inference_mode(), _full_precision(self.device):
                 batch = torch.from_numpy(block)[None].to(self.device)
-                logits: Tensor = self._network(batch)[0]
-                return logits
+                return decide(self._network(batch)[0])
         except (torch.OutOfMemoryError, MemoryError):
             return None
         except RuntimeError as error:

@@ -13,7 +13,7 @@ from unetari.core.tiles import Span, Tile, TilePlan
 from unetari.inference.record import Seams
 from unetari.inference.runner import to_labels, to_scores
 
-_BORDERS = 4
+_BORDERS = 2
 _STRIP = 8  # voxels on each side of a border
 
 
