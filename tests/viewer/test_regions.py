@@ -159,3 +159,19 @@ def test_boxes_are_shown_only_at_their_position(viewer: ViewerModel) -> None:
     viewer.dims.set_current_step(0, 3)
     assert is_shown(viewer, image, (slice(2, 4), slice(0, 8), slice(0, 8)))
     assert not is_shown(viewer, image, (slice(0, 3), slice(0, 8), slice(0, 8)))
+
+
+def test_a_layer_without_a_displayed_axis_has_no_visible_part(viewer: ViewerModel) -> None:
+    viewer.add_image(np.zeros((4, 5, 20, 30)))
+    image = viewer.add_image(np.zeros((20, 30)), name="flat")
+    viewer.dims.order = (2, 3, 0, 1)
+    with pytest.raises(ShapeError, match=r"'flat' .*edge on.*predict the whole image"):
+        region_slices(viewer, image, "YX", "visible")
+
+
+@pytest.mark.filterwarnings("ignore:Non-orthogonal slicing")
+def test_a_layer_turned_out_of_the_canvas_has_no_visible_part(viewer: ViewerModel) -> None:
+    turned = np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1]])  # Y along the slider's axis
+    image = viewer.add_image(np.zeros((20, 20, 30)), name="flat", rotate=turned)
+    with pytest.raises(ShapeError, match=r"'flat' .*edge on"):
+        region_slices(viewer, image, "ZYX", "visible")

@@ -11,12 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetari.errors import ShapeError
+from unetari.viewer.layers import layer_data
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Image, Layer
 
 RegionKind = Literal["whole", "slice", "visible"]
+_FLAT = 1e-9
 
 
 def region_slices(
@@ -47,7 +49,7 @@ def region_slices(
         If the viewer shows no part of the layer.
     """
     if kind == "whole":
-        spans = [slice(0, size) for size in _sizes(layer)]
+        spans = [slice(0, size) for size in layer_data(layer).shape[: layer.ndim]]
     elif kind == "slice":
         spans = _slice_spans(viewer, layer)
     else:
@@ -80,15 +82,9 @@ def is_shown(viewer: ViewerModel, layer: Layer, where: Sequence[slice]) -> bool:
     return all(where[axis].start <= position[axis] < where[axis].stop for axis in hidden)
 
 
-def _sizes(layer: Image) -> tuple[int, ...]:
-    data = layer.data[0] if layer.multiscale else layer.data
-    return tuple(data.shape[: layer.ndim])
-
-
 def _unit_factors(viewer: ViewerModel, layer: Layer) -> NDArray[np.float64]:
     """Factors from the viewer's units to the layer's, which may differ (nm and um)."""
-    # Before napari 0.7 the viewer had no units of its own.
-    world = getattr(viewer.dims, "units", None)
+    world = viewer.dims.units
     if world is None or len(world) < layer.ndim:
         return np.ones(layer.ndim)
     pairs = zip(world[-layer.ndim :], layer.units, strict=True)
@@ -101,7 +97,7 @@ def _unit_factors(viewer: ViewerModel, layer: Layer) -> NDArray[np.float64]:
 
 
 def _slice_spans(viewer: ViewerModel, layer: Image) -> list[slice]:
-    sizes = _sizes(layer)
+    sizes = layer_data(layer).shape[: layer.ndim]
     displayed = displayed_axes(viewer, layer)
     position = shown_position(viewer, layer)
     spans = []
@@ -143,25 +139,35 @@ def _visible_box(viewer: ViewerModel, layer: Image) -> dict[int, tuple[float, fl
     From the camera, for `layer.corner_pixels` holds more than is visible once a
     multiscale image has been zoomed, and the last state after it has left the canvas.
     """
-    # Since napari 0.9 camera and canvas have places of their own.
-    camera = getattr(viewer, "scene", viewer).camera
-    size = viewer.canvas.size if hasattr(viewer, "canvas") else viewer._canvas_size
+    camera = viewer.scene.camera
     missing = viewer.dims.ndim - layer.ndim
     pairs = [
         (axis - missing, place)
         for place, axis in enumerate(viewer.dims.displayed)
         if axis >= missing
     ]
+    if not pairs:
+        raise _edge_on(layer)
     axes, places = (list(column) for column in zip(*pairs, strict=True))
     centre = np.array(camera.center[-2:])[places]
-    half = np.array(size, dtype=float)[places] / camera.zoom / 2
+    half = np.array(viewer.canvas.size, dtype=float)[places] / camera.zoom / 2
     signs = np.array(list(product((-1, 1), repeat=len(axes))))
     corners = (centre + signs * half) * _unit_factors(viewer, layer)[axes]
     origin = np.array(layer.data_to_world(np.zeros(layer.ndim)))
     steps = np.array([layer.data_to_world(step) for step in np.eye(layer.ndim)]) - origin
     # As napari draws: what couples displayed axes with others is left out.
     matrix = steps.T[np.ix_(axes, axes)]
+    # Relative to the steps, for a voxel may be tiny, and a turn by 90 degrees leaves rounding.
+    if abs(np.linalg.det(matrix)) < _FLAT * np.prod(np.linalg.norm(steps[axes], axis=1)):
+        raise _edge_on(layer)
     data = np.linalg.solve(matrix, (corners - origin[axes]).T)
     return {
         axis: (float(row.min()), float(row.max())) for axis, row in zip(axes, data, strict=True)
     }
+
+
+def _edge_on(layer: Image) -> ShapeError:
+    return ShapeError(
+        f"{layer.name!r} is seen edge on, so no area of it is inside the canvas. Change the order "
+        "of the axes or the layer's rotation, or predict the whole image."
+    )
