@@ -1,7 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+import math
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from unetari.core.normalization import Normalization
 from unetari.errors import ConfigError, ModelFileError, OutputExistsError
 from unetari.inference.predict import predict
 from unetari.model.checkpoint import Model, load_model
+from unetari.training.augment import draw_patch
 from unetari.training.data import Pair, load_samples
 from unetari.training.loop import (
     TrainingProgress,
@@ -169,9 +173,68 @@ def test_training_that_falls_apart_ends_with_advice(
         tifffile.imwrite(pair.image, np.full((40, 52), 1e38, np.float32))
     network = options.network.replace(normalization="none")
     options = options.replace(network=network, normalization=Normalization(method="none"))
-    with pytest.raises(ConfigError, match="Lower it"):
+    with pytest.raises(ConfigError, match="Start a new run with a lower one"):
         drain(train(options, pairs, tmp_path / "m"))
     assert not (tmp_path / "m.safetensors").exists()
+
+
+def break_after(patches: int, error: BaseException | None = None) -> Callable[..., Any]:
+    """Return a `draw_patch` that gives NaN, or raises an error, after some patches."""
+    count = itertools.count(1)
+
+    def draw(*arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        image, labels = draw_patch(*arguments)
+        if next(count) <= patches:
+            return image, labels
+        if error is not None:
+            raise error
+        return image * math.nan, labels
+
+    return draw
+
+
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt()])
+def test_a_run_that_breaks_keeps_the_last_good_state(
+    options: TrainingOptions,
+    pairs: Pairs,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException | None,
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("unetari.training.loop.draw_patch", break_after(8, error))
+        with pytest.raises((ConfigError, KeyboardInterrupt)):
+            drain(train(options, pairs, tmp_path / "m"))
+    # Step 5 broke; the last validation was after step 3.
+    assert next(train(options, pairs, tmp_path / "m", resume=True)).step == 4
+
+
+def test_a_gradient_that_is_not_finite_reaches_no_weights(
+    options: TrainingOptions, pairs: Pairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "unetari.training.loop.nn.utils.clip_grad_norm_", lambda *_: torch.tensor(math.inf)
+    )
+    with pytest.raises(ConfigError, match="gradient inf in step 1"):
+        drain(train(options, pairs, tmp_path / "m"))
+
+
+def test_a_last_save_that_fails_can_be_tried_again(
+    options: TrainingOptions, pairs: Pairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> Path:
+        raise ModelFileError("no space left")
+
+    scores = iter([0.3, 0.8])
+    steps = train(options, pairs, tmp_path / "m")
+    with monkeypatch.context() as patch:
+        patch.setattr("unetari.training.loop.score_network", lambda *_: next(scores))
+        for _ in range(5):
+            next(steps)
+        patch.setattr("unetari.training.loop.save_model", full)
+        with pytest.raises(ModelFileError, match="no space"):
+            next(steps)
+    assert drain(train(options, pairs, tmp_path / "m", resume=True))[-1].is_complete
 
 
 @pytest.mark.parametrize(
@@ -242,3 +305,16 @@ def test_batch_norm_keeps_its_statistics_near_the_end(
     options = options.replace(freeze_statistics=share, validate_every=6)
     path = drain(train(options, pairs, tmp_path / "m"))[-1].path
     assert int(weights(path)["down_blocks.0.norm1.num_batches_tracked"]) == updates
+
+
+def test_the_parts_of_the_loss_can_be_chosen(
+    options: TrainingOptions, pairs: Pairs, tmp_path: Path
+) -> None:
+    def loss(name: str, **changes: Any) -> float:
+        return next(train(options.replace(**changes), pairs, tmp_path / name)).loss
+
+    dice, usual, twice = (loss(f"m{weight}", cross_entropy_weight=weight) for weight in (0, 1, 2))
+    assert usual - dice == pytest.approx(twice - usual)
+    assert usual > dice
+    # Background is most of these images, so that its Dice is better than that of the objects.
+    assert loss("all", cross_entropy_weight=0, dice_classes="all") < dice

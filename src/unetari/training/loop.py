@@ -139,8 +139,11 @@ def _train(
     with _threads(options.threads):
         try:
             yield from run.steps(should_stop)
-        finally:
+        except GeneratorExit:
             run.leave()
+            raise
+        # After any other exception the state may be half a step ahead, or hold NaN.
+        run.leave()
 
 
 def _target(out: Path, *, resume: bool, overwrite: bool) -> Path:
@@ -244,13 +247,14 @@ class _Run:
         with torch.autocast(self.device.type, torch.bfloat16, options.precision == "bfloat16"):
             logits = state.network(images)
         loss: Tensor = self.loss(logits.float(), autocrop(labels, logits))
-        if not torch.isfinite(loss):
-            raise ConfigError(
-                f"The loss is {loss.item()} in step {state.step + 1}: training fell apart with "
-                f"learning_rate={options.learning_rate}. Lower it, or use precision='float32'."
-            )
         torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(state.network.parameters(), 1.0)
+        norm = nn.utils.clip_grad_norm_(state.network.parameters(), 1.0)
+        if not torch.isfinite(loss + norm):
+            raise ConfigError(
+                f"The loss is {loss.item()} and its gradient {norm.item()} in step "
+                f"{state.step + 1}: training fell apart with learning_rate={options.learning_rate}. "
+                "Start a new run with a lower one, or with precision='float32'."
+            )
         state.optimizer.step()
         return float(loss.detach())
 
