@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal, get_args
 
 import pytest
 
-from unetari.core.config import UNetConfig
+from unetari.core.config import ConvMode, UNetConfig
+from unetari.core.sizes import valid_output_size
 from unetari.errors import ConfigError
 from unetari.training.options import TrainingOptions, load_options
 
@@ -16,8 +18,24 @@ def test_every_option_has_a_default() -> None:
 def test_the_patch_must_suit_the_network() -> None:
     with pytest.raises(ConfigError, match="one per spatial axis"):
         TrainingOptions(patch_size=(64, 64, 64))
-    with pytest.raises(ConfigError, match="100 is no multiple of 8"):
+    with pytest.raises(ConfigError, match=r"takes 8 and every 8 more, not 100.*size is 104"):
         TrainingOptions(patch_size=(64, 100), network=UNetConfig(n_blocks=4))
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+@pytest.mark.parametrize("n_blocks", [1, 4, 5, 9])
+def test_default_patches_suit_every_network(dim: Literal[2, 3], n_blocks: int) -> None:
+    for conv_mode in get_args(ConvMode):
+        network = UNetConfig(dim=dim, n_blocks=n_blocks, conv_mode=conv_mode)
+        assert all(
+            valid_output_size(size, network) > 0 for size in TrainingOptions(network=network).patch
+        )
+
+
+def test_patches_for_valid_convolution_are_checked() -> None:
+    network = UNetConfig(n_blocks=2, conv_mode="valid")
+    with pytest.raises(ConfigError, match="not 17"):
+        TrainingOptions(network=network, patch_size=(32, 17))
 
 
 def test_foreground_needs_two_classes() -> None:

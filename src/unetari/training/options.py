@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from unetari.core.config import FrozenModel, UNetConfig
 from unetari.core.normalization import Normalization
+from unetari.core.sizes import SizeRule
 from unetari.errors import ConfigError
 
 Positive = Annotated[int, Field(ge=1)]
@@ -72,7 +73,8 @@ class TrainingOptions(FrozenModel):
     grey: bool = False
     """Turn RGB images into one channel."""
     patch_size: tuple[Positive, ...] | None = None
-    """Patch size, ([z,] y, x); None: 192 x 192 in 2D, 32 x 64 x 64 in 3D."""
+    """Patch size, ([z,] y, x); None: 192 x 192 in 2D, 32 x 64 x 64 in 3D, or the next
+    larger size that fits the network."""
     batch_size: Positive = 8
     """Patches per step."""
     steps: Positive = 3000
@@ -136,11 +138,13 @@ class TrainingOptions(FrozenModel):
                 f"patch_size={self.patch_size} has {len(self.patch)} numbers for a "
                 f"{self.network.dim}D network. Give one per spatial axis."
             )
-        odd = [size for size in self.patch if size % self.network.multiple]
-        if odd and self.network.conv_mode == "same":
+        rule = SizeRule.of(self.network)
+        odd = [size for size in self.patch if not rule.allows(size)]
+        if odd:
             raise ValueError(
-                f"patch_size={self.patch}: {odd[0]} is no multiple of {self.network.multiple}, "
-                f"which a network with n_blocks={self.network.n_blocks} needs. Change one of them."
+                f"patch_size={self.patch}: a network with n_blocks={self.network.n_blocks} and "
+                f"conv_mode={self.network.conv_mode!r} takes {rule.smallest} and every "
+                f"{rule.multiple} more, not {odd[0]}. The next size is {rule.above(odd[0])}."
             )
         if self.target == "foreground" and self.network.n_classes != 2:
             raise ValueError(
@@ -152,7 +156,8 @@ class TrainingOptions(FrozenModel):
     @property
     def patch(self) -> tuple[int, ...]:
         """Patch size, ([z,] y, x), with the default filled in."""
-        return self.patch_size or ((192, 192) if self.network.dim == 2 else (32, 64, 64))
+        usual = (192, 192) if self.network.dim == 2 else (32, 64, 64)
+        return self.patch_size or tuple(map(SizeRule.of(self.network).above, usual))
 
 
 def load_options(path: str | Path) -> TrainingOptions:
