@@ -121,6 +121,19 @@ def test_truncated_tiff(tmp_path: Path, keep: float, compression: str | None) ->
         open_image(path)
 
 
+@pytest.mark.parametrize("compression", ["zlib", "lzma"])
+def test_damaged_compressed_tiff(tmp_path: Path, compression: str) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, VOLUME, compression=compression, photometric="minisblack")
+    with tifffile.TiffFile(path) as tif:
+        start, size = tif.pages.first.dataoffsets[0], tif.pages.first.databytecounts[0]
+    content = bytearray(path.read_bytes())
+    content[start : start + size] = bytes(255 - byte for byte in content[start : start + size])
+    path.write_bytes(content)
+    with pytest.raises(ImageFileError, match=r"a\.tif cannot be read.*damaged"):
+        open_image(path)
+
+
 def test_tiff_cut_between_its_pages(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     with tifffile.TiffWriter(path) as tif:

@@ -111,11 +111,11 @@ def _reader(path: Path) -> Callable[[Path], RawImage]:
         raise ImageFileError(f"{path} does not exist. Check the path for a typing error.")
     if path.is_dir():
         return read_zarr
-    reader = _READERS.get(path.suffix.lower())
+    reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise ImageFileError(
             f"{path}: unknown kind of image {path.suffix or 'without suffix'!r}. "
-            f"Readable are {', '.join(_READERS)} files and zarr folders."
+            f"Readable are {', '.join(READERS)} files and zarr folders."
         )
     return reader
 
@@ -150,7 +150,7 @@ def _read_npy(path: Path) -> RawImage:
         raise damaged(path, error) from error
 
 
-_READERS: dict[str, Callable[[Path], RawImage]] = {
+READERS: dict[str, Callable[[Path], RawImage]] = {
     ".tif": read_tiff,
     ".tiff": read_tiff,
     ".png": _read_picture,
@@ -158,6 +158,7 @@ _READERS: dict[str, Callable[[Path], RawImage]] = {
     ".jpeg": _read_picture,
     ".npy": _read_npy,
 }
+"""Readers of files by suffix; a folder is read as zarr."""
 
 
 def _check_array(data: Any, path: Path) -> None:

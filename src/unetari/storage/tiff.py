@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from unetari.core.axes import LETTERS
 from unetari.errors import ImageFileError
 from unetari.storage.raw import RawImage, damaged
 from unetari.storage.units import axes_to_micrometers
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from tifffile import TiffFile, TiffPageSeries
 
-_LETTERS = "TCZYXS"
 _CENTIMETER = 3
 
 
@@ -36,7 +36,10 @@ def read_tiff(path: Path) -> RawImage:
             axes, data = _samples_last(series.axes, data)
             sizes, unit = _voxel_size(tif)
             notes = _notes(tif)
-    except (tifffile.TiffFileError, OSError, ValueError, EOFError, IndexError, KeyError) as error:
+    except ImageFileError:
+        raise
+    # Each decoder has errors of its own for damaged data, such as zlib.error.
+    except Exception as error:
         if "imagecodecs" in str(error):
             raise ImageFileError(
                 f"{path} is compressed in a way that needs one more package: {error}. "
@@ -92,7 +95,7 @@ def _samples_last(axes: str, data: NDArray[Any]) -> tuple[str, NDArray[Any]]:
     if "C" in axes and "S" in axes and data.shape[axes.index("C")] == 1:
         data = np.squeeze(data, axes.index("C"))
         axes = axes.replace("C", "")
-    known = set(axes) <= set(_LETTERS) and len(set(axes)) == len(axes) and {"Y", "X"} <= set(axes)
+    known = set(axes) <= set(LETTERS) and len(set(axes)) == len(axes) and {"Y", "X"} <= set(axes)
     return (axes if known else ""), data
 
 
