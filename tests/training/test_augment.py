@@ -8,20 +8,20 @@ from torch import Tensor
 
 from unetari.core.config import UNetConfig
 from unetari.training.augment import draw_patch, intensity_changes
-from unetari.training.data import Sample
+from unetari.training.data import TrainingSample
 from unetari.training.options import Augmentation, TrainingOptions
 
 PLAIN = Augmentation(flip=False, turn=False, affine=0, intensity=0, blur=0, noise=0)
 
 
-def two_sided(shape: tuple[int, ...], seed: int = 0) -> Sample:
+def two_sided(shape: tuple[int, ...], seed: int = 0) -> TrainingSample:
     """Return smooth random structures whose image is their mask, 0 or 1."""
     smooth = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=shape), 3)
     mask = (smooth > 0).astype(np.uint16)
-    return Sample("mask", mask[np.newaxis].astype(np.float32), mask)
+    return TrainingSample("mask", mask[np.newaxis].astype(np.float32), mask)
 
 
-def patch_of(sample: Sample, options: TrainingOptions, seed: int) -> tuple[Tensor, Tensor]:
+def patch_of(sample: TrainingSample, options: TrainingOptions, seed: int) -> tuple[Tensor, Tensor]:
     changes = intensity_changes(options.augmentation)
     return draw_patch(sample, options, np.random.default_rng(seed), changes)
 
@@ -89,7 +89,7 @@ def edge_length(labels: Tensor) -> float:
 def test_rotation_is_limited() -> None:
     bars = np.zeros((96, 96), np.uint16)
     bars[::8] = bars[1::8] = bars[2::8] = bars[3::8] = 1
-    sample = Sample("bars", bars[np.newaxis].astype(np.float32), bars)
+    sample = TrainingSample("bars", bars[np.newaxis].astype(np.float32), bars)
     level = options_with(PLAIN.replace(affine=1, zoom=1, stretch=1, rotation=10))
     turned = options_with(PLAIN.replace(affine=1, zoom=1, stretch=1, rotation=180))
     assert all(crossings(patch_of(sample, level, seed)[1]) < 0.06 for seed in range(10))

@@ -15,11 +15,10 @@ from unetari.core.normalization import Normalization, fit_intensity
 from unetari.errors import ConfigError, ImageFileError, ShapeError
 from unetari.training.data import (
     Pair,
-    Sample,
+    TrainingSample,
     draw_window,
     find_pairs,
     load_samples,
-    mirrored,
     split_pairs,
 )
 from unetari.training.options import TrainingOptions
@@ -47,6 +46,7 @@ def test_pairs_are_made_by_name_whatever_the_suffix(tmp_path: Path) -> None:
         ("images/a.tif labels/a.tif labels/b.tif", "'b' is in .*labels and has no partner"),
         ("images/a.tif images/a.png labels/a.tif", "rename or move one"),
         ("images/a.txt labels/a.tif", "holds no images"),
+        ("images/a.bmp labels/a.tif", "holds no images"),
         ("labels/a.tif", "no folder"),
     ],
 )
@@ -144,19 +144,10 @@ def test_pairs_that_cannot_work_are_refused(
         load_samples(pair, options)
 
 
-@given(start=st.integers(-30, 30), size=st.integers(1, 40), length=st.integers(1, 12))
-@settings(max_examples=50, deadline=None)
-def test_mirrored_is_numpys_reflection(start: int, size: int, length: int) -> None:
-    wide = np.pad(np.arange(length), 100, mode="reflect")
-    np.testing.assert_array_equal(
-        mirrored(start, size, length), wide[100 + start : 100 + start + size]
-    )
-
-
-def numbered(shape: tuple[int, ...]) -> Sample:
+def numbered(shape: tuple[int, ...]) -> TrainingSample:
     """Return a sample whose labels are its image, so that any shift between them shows."""
     labels = np.arange(1, 1 + int(np.prod(shape)), dtype=np.uint16).reshape(shape)
-    return Sample("numbered", labels[np.newaxis].astype(np.float32), labels)
+    return TrainingSample("numbered", labels[np.newaxis].astype(np.float32), labels)
 
 
 @given(
@@ -188,7 +179,7 @@ def test_a_patch_is_cut_within_an_image_that_holds_it() -> None:
 def test_foreground_is_looked_for() -> None:
     labels = np.zeros((200, 200), np.uint16)
     labels[150:154, 30:34] = 1
-    sample = Sample("rare", np.zeros((1, 200, 200), np.float32), labels)
+    sample = TrainingSample("rare", np.zeros((1, 200, 200), np.float32), labels)
     rng = np.random.default_rng(0)
     hits = [
         draw_window(sample, (16, 16), (16, 16), rng, foreground=1.0)[1].any() for _ in range(20)

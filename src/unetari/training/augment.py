@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unetari.errors import MissingExtraError
-from unetari.training.data import Sample, draw_window
+from unetari.training.data import TrainingSample, draw_window
 from unetari.training.options import Augmentation, TrainingOptions
 
 try:
@@ -28,13 +28,13 @@ except ImportError as error:
 
 
 def draw_patch(
-    sample: Sample, options: TrainingOptions, rng: np.random.Generator, intensity: Compose
+    sample: TrainingSample, options: TrainingOptions, rng: np.random.Generator, intensity: Compose
 ) -> tuple[Tensor, Tensor]:
     """Cut a random, augmented patch out of a sample.
 
     Parameters
     ----------
-    sample : Sample
+    sample : TrainingSample
         The image and its labels.
     options : TrainingOptions
         Patch size and augmentation.

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from unetari.core.normalization import fit_intensity
 from unetari.core.source import ImageSource
+from unetari.core.tiles import Span, mirror
 from unetari.errors import ConfigError, ImageFileError, ShapeError
-from unetari.storage.images import open_image
+from unetari.storage.images import READERS, open_image
 from unetari.training.options import TrainingOptions
 
-SUFFIXES = (".tif", ".tiff", ".png", ".npy", ".zarr", ".jpg", ".jpeg", ".bmp")
+SUFFIXES = (*READERS, ".zarr")
 """Image files that are looked for in a folder; others are ignored."""
 
 
@@ -33,7 +34,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Sample:
+class TrainingSample:
     """A normalized image with its target, ready to cut patches from."""
 
     name: str
@@ -140,12 +141,12 @@ def _matching(pairs: Sequence[Pair], patterns: Sequence[str], option: str) -> se
     return found
 
 
-def load_samples(pair: Pair, options: TrainingOptions) -> list[Sample]:
+def load_samples(pair: Pair, options: TrainingOptions) -> list[TrainingSample]:
     """Read a pair, check that it fits, and normalize the image.
 
     Returns
     -------
-    list of Sample
+    list of TrainingSample
         One per network input: the planes of a stack for a 2D network, the
         volumes of a time series for a 3D one.
 
@@ -173,7 +174,9 @@ def load_samples(pair: Pair, options: TrainingOptions) -> list[Sample]:
         index = tuple(frame.get(letter, slice(None)) for letter in source.label_axes)
         where = "".join(f" {letter}{number}" for letter, number in frame.items())
         image = fitted(source.read(frame, whole))
-        samples.append(Sample(pair.name + where, image, np.ascontiguousarray(labels[index])))
+        samples.append(
+            TrainingSample(pair.name + where, image, np.ascontiguousarray(labels[index]))
+        )
     return samples
 
 
@@ -216,7 +219,7 @@ def _classes(labels: NDArray[Any], pair: Pair, options: TrainingOptions) -> NDAr
 
 
 def draw_window(
-    sample: Sample,
+    sample: TrainingSample,
     patch: Sequence[int],
     window: Sequence[int],
     rng: np.random.Generator,
@@ -231,7 +234,7 @@ def draw_window(
 
     Parameters
     ----------
-    sample : Sample
+    sample : TrainingSample
         The image and its labels.
     patch, window : sequence of int
         Sizes, ([z,] y, x); the window is at least as large as the patch.
@@ -255,21 +258,8 @@ def draw_window(
     low, high = np.minimum(half, shape // 2), np.maximum(shape - half, shape // 2)
     start = np.clip(centre, low, high) - np.array(window) // 2
     index = [
-        mirrored(int(first), size, int(length))
+        mirror(Span(int(first), int(first) + size), int(length))
         for first, size, length in zip(start, window, shape, strict=True)
     ]
     grid = np.ix_(*index)
     return np.stack([channel[grid] for channel in sample.image]), sample.labels[grid]
-
-
-def mirrored(start: int, size: int, length: int) -> NDArray[np.intp]:
-    """Return the indices start, ..., start + size - 1, mirrored into 0, ..., length - 1.
-
-    Examples
-    --------
-    >>> mirrored(-2, 7, 3).tolist()
-    [2, 1, 0, 1, 2, 1, 0]
-    """
-    period = max(1, 2 * (length - 1))
-    index = np.arange(start, start + size) % period
-    return np.minimum(index, period - index) if length > 1 else np.zeros(size, np.intp)

@@ -27,7 +27,7 @@ from unetari.model.checkpoint import Model, save_model
 from unetari.model.device import resolve_device
 from unetari.model.unet import UNet, autocrop
 from unetari.training.augment import draw_patch, intensity_changes
-from unetari.training.data import Pair, Sample, load_samples, split_pairs
+from unetari.training.data import Pair, TrainingSample, load_samples, split_pairs
 from unetari.training.options import TrainingOptions
 from unetari.training.scores import overlap
 from unetari.training.state import TrainingState, resume_file
@@ -192,8 +192,8 @@ class _Run:
     options: TrainingOptions
     out: Path
     state: TrainingState
-    training: list[Sample]
-    validation: list[Sample]
+    training: list[TrainingSample]
+    validation: list[TrainingSample]
 
     def __post_init__(self) -> None:
         several = self.options.network.out_channels > 1
@@ -252,8 +252,9 @@ class _Run:
         if not torch.isfinite(loss + norm):
             raise ConfigError(
                 f"The loss is {loss.item()} and its gradient {norm.item()} in step "
-                f"{state.step + 1}: training fell apart with learning_rate={options.learning_rate}. "
-                "Start a new run with a lower one, or with precision='float32'."
+                f"{state.step + 1}: training fell apart with "
+                f"learning_rate={options.learning_rate}. Start a new run with a lower one, or "
+                "with precision='float32'."
             )
         state.optimizer.step()
         return float(loss.detach())
@@ -334,7 +335,7 @@ def choose_images(
     return rng.choice(len(sizes), size=options.batch_size, p=weights / weights.sum())
 
 
-def score_network(network: UNet, samples: Sequence[Sample], device: str) -> float:
+def score_network(network: UNet, samples: Sequence[TrainingSample], device: str) -> float:
     """Return the pooled IoU of the classes above 0 on whole images, see `Overlap`."""
     axes = "CYX" if network.config.dim == 2 else "CZYX"
     spec = ModelSpec(config=network.config, normalization=Normalization(method="none"))
