@@ -11,15 +11,17 @@ from typing import Any
 import napari
 import numpy as np
 import pytest
+import torch
 from napari.layers import Image
 from napari.utils.notifications import Notification
 from pytestqt.qtbot import QtBot
 
 import unetari
+from unetari.core.source import ImageSource
 from unetari.widgets.dock import UnetariDock
 from unetari.widgets.fields import offer
 from unetari.widgets.messages import State
-from unetari.widgets.prediction_worker import PredictionRun
+from unetari.widgets.prediction_worker import PredictionRequest, PredictionRun, run_request
 
 from .conftest import WAIT_MS, Gate, predict, wait_for_model
 
@@ -216,15 +218,62 @@ def test_another_model_does_not_reach_the_run(
     assert dock.predict.predict_button.enabled
 
 
-def test_painting_in_finished_parts_stays(
-    qtbot: QtBot, dock: UnetariDock, layer: Image, gate: Gate
+@pytest.mark.parametrize("end", ["finished", "cancelled", "failed"])
+def test_the_result_can_be_painted_once_the_run_is_over(
+    qtbot: QtBot,
+    dock: UnetariDock,
+    layer: Image,
+    gate: Gate,
+    notifications: list[Notification],
+    end: str,
 ) -> None:
     labels = start(qtbot, dock)
-    labels.paint((3, 3), 9)
+    labels.mode = "paint"
+    assert (labels.editable, labels.mode) == (False, "pan_zoom")
+    if end == "cancelled":
+        dock.session.cancel()
+    elif end == "failed":
+        gate.error = RuntimeError("out of memory")
     finish(qtbot, dock, gate)
-    assert labels.data[3, 3] == 9
-    labels.undo()
-    assert labels.data[3, 3] == expected(layer.data, dock)[3, 3]
+    labels.mode = "paint"
+    assert (labels.editable, labels.mode) == (True, "paint")
+
+
+def test_a_result_that_cannot_be_drawn_is_said_and_the_panel_goes_on(
+    qtbot: QtBot,
+    dock: UnetariDock,
+    layer: Image,
+    gate: Gate,
+    notifications: list[Notification],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(**options: bool) -> None:
+        if not options:  # at the end
+            raise TypeError("cannot be drawn")
+
+    labels = start(qtbot, dock)
+    monkeypatch.setattr(labels, "refresh", fail)
+    finish(qtbot, dock, gate)
+    assert "cannot be drawn" in dock.predict.status.text
+    assert labels.metadata["unetari"]["status"] == "finished"
+    predict(qtbot, dock)
+
+
+@pytest.mark.parametrize(("allowed", "used"), [(2, 2), (16, 7), (1, 1)])
+def test_a_run_takes_no_more_threads_than_allowed(
+    monkeypatch: pytest.MonkeyPatch, allowed: int, used: int
+) -> None:
+    def get_model() -> Any:
+        raise RuntimeError("enough")
+
+    seen: list[int] = []
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: allowed)
+    monkeypatch.setattr(torch, "set_num_threads", seen.append)
+    request = PredictionRequest(ImageSource(np.zeros((8, 8)), "YX"), get_model, region=())
+    with pytest.raises(StopIteration):
+        next(run_request(request, lambda: False))
+    assert seen == [used]
 
 
 def test_closing_the_panel_stops_the_run_in_order(

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Image, Labels
 
+    from unetari.inference.record import RunRecord
+
 _REFRESH_MS = 100
 
 
@@ -99,6 +101,8 @@ class PredictionSession(QObject):
         if step.scores is not None:
             self.scores = add_scores(self._viewer, self._image, step.job, step.scores)
         self.labels = add_labels(self._viewer, self._image, step.job, step.labels)
+        # What is painted where no part is finished yet would be overwritten.
+        self.labels.editable = False
 
     def _on_advanced(self, step: Advanced) -> None:
         self.advanced.emit(step.done, step.total, time.monotonic() - self._started)
@@ -130,18 +134,28 @@ class PredictionSession(QObject):
     def _on_ended(self, outcome: Ended) -> None:
         self._timer.stop()
         self._viewer.layers.events.removed.disconnect(self._on_removed)
-        for layer in (self.labels, self.scores):
-            if layer is not None:
-                layer.refresh()
-                if outcome.record is not None:
-                    write_record(layer, outcome.record)
         self._run = None
         self._image = None
+        try:
+            self._finish_layers(outcome.record)
+        except Exception as error:  # noqa: BLE001 (shown below)
+            # Drawing, too, runs code of napari and of other plugins.
+            self._failure = self._failure or error
         if outcome.error is None and self._failure is not None:
             outcome = Ended(outcome.record, self._failure)
         if outcome.error is not None:
             notify(outcome.error)
         self.ended.emit(outcome)
+
+    def _finish_layers(self, record: RunRecord | None) -> None:
+        if self.labels is not None:
+            self.labels.editable = True
+        for layer in (self.labels, self.scores):
+            if layer is not None and record is not None:
+                write_record(layer, record)
+        for layer in (self.labels, self.scores):
+            if layer is not None:
+                layer.refresh()
 
 
 def notify(error: Exception) -> None:

@@ -85,8 +85,9 @@ def run_request(request: PredictionRequest, should_stop: Callable[[], bool]) -> 
 def _run(request: PredictionRequest, should_stop: Callable[[], bool]) -> Steps:
     import torch
 
-    # One core is left to the window. This must come before any other work of torch here.
-    torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))
+    # One core is left to the window, and torch knows of fewer than the machine has: physical
+    # cores, OMP_NUM_THREADS. This must come before any other work of torch here.
+    torch.set_num_threads(max(1, min(torch.get_num_threads(), (os.cpu_count() or 2) - 1)))
     import_module("pandas")  # the result layer needs it, and the window must not wait for it
     from unetari.inference.job import prepare
 
