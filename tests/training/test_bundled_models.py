@@ -35,7 +35,6 @@ def test_a_model_has_a_card_and_is_small(name: str) -> None:
     assert spec.class_names == ("background", "nucleus")
     assert spec.license
     assert spec.data_credit
-    assert spec.training["validation_iou"] > 0.8
 
 
 @pytest.mark.parametrize("name", DATA)
@@ -51,7 +50,7 @@ def test_what_is_held_out_is_what_the_recipe_says(
 
 
 @pytest.mark.parametrize(
-    ("name", "every", "least"), [("nuclei-2d", 6, 0.85), ("nuclei-3d", 4, 0.7)]
+    ("name", "every", "least"), [("nuclei-2d", 6, 0.85), ("nuclei-3d", 4, 0.75)]
 )
 def test_held_out_images_are_segmented(name: str, every: int, least: float, shared: Path) -> None:
     data = shared / "data" / DATA[name]
@@ -71,7 +70,7 @@ def test_an_image_of_another_set_is_segmented(shared: Path) -> None:
     assert overlap(labels, truth > 0).iou > 0.75
 
 
-@pytest.mark.parametrize(("name", "least"), [("nuclei-2d", 0.9), ("nuclei-3d", 0.6)])
+@pytest.mark.parametrize(("name", "least"), [("nuclei-2d", 0.9), ("nuclei-3d", 0.85)])
 def test_generated_images_are_segmented(name: str, least: float) -> None:
     sample = samples.nuclei_2d() if name == "nuclei-2d" else samples.nuclei_3d()
     assert sample.mask is not None
