@@ -368,8 +368,9 @@ def test_train_to_a_model_that_predicts() -> None:
     assert "mine.safetensors exists" in refused.stderr
 
 
-@pytest.mark.usefixtures("pairs")
-def test_interrupted_training_stops_after_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_training_stops_after_the_step(
+    pairs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("monai")
 
     def train(*_: object, should_stop: Any, **__: object) -> Iterator[SimpleNamespace]:
@@ -384,11 +385,39 @@ def test_interrupted_training_stops_after_the_step(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr("unetari.training.loop.train", train)
     before = signal.getsignal(signal.SIGINT)
-    result = run("train", "--images", "images", "--labels", "labels", "-o", "m.safetensors")
+    command = ("train", "--images", "images", "--labels", "labels", "-o", "m.safetensors")
+    result = run(*command)
     assert result.exit_code == 130
     assert "Stopped after step 3" in result.stderr
-    assert "--resume" in result.stderr
+    assert "--resume" not in result.stderr, "there is no file to resume from"
+    (pairs / "m.resume.pt").touch()
+    assert "--resume" in run(*command).stderr
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.usefixtures("pairs")
+def test_training_interrupted_before_its_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("monai")
+
+    def train(*_: object, **__: object) -> Iterator[object]:
+        signal.raise_signal(signal.SIGINT)
+        yield from ()
+
+    monkeypatch.setattr("unetari.training.loop.train", train)
+    result = run("train", "--images", "images", "--labels", "labels", "-o", "m.safetensors")
+    assert result.exit_code == 130
+    assert "Stopped before a step was done. Nothing was saved." in words(result.stderr)
+
+
+@pytest.mark.usefixtures("pairs")
+@pytest.mark.parametrize("setting", ["nework.dim=3", "steps.x=3", "replace.x=3"])
+def test_train_names_a_setting_that_cannot_be(setting: str) -> None:
+    pytest.importorskip("monai")
+    command = ("--images", "images", "--labels", "labels", "-o", "m.safetensors")
+    result = run("train", *command, "--set", setting)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: ")
+    assert "is no table of options" in result.stderr
 
 
 def test_train_reads_a_config_file(pairs: Path) -> None:
@@ -425,6 +454,13 @@ def test_demo_overwrites_nothing(folder: Path, model_2d: Path) -> None:
     assert (folder / "mine.png").read_text() == "precious"
     assert run("demo", "-m", model_2d, "-o", "mine.jpg").exit_code == 1
     assert run("demo", "-m", model_2d, "-o", "none/mine.png").exit_code == 1
+
+
+def test_demo_opens_a_window_or_writes_a_picture(folder: Path, model_2d: Path) -> None:
+    result = run("demo", "-m", model_2d, "--window", "--out", "mine.png")
+    assert result.exit_code == 1
+    assert "one of the two" in result.stderr
+    assert not (folder / "mine.png").exists()
 
 
 def test_demo_predicts_in_the_viewer(
@@ -468,6 +504,8 @@ def test_settings_are_toml_or_text() -> None:
     for wrong in ("steps", "=5"):
         with pytest.raises(ConfigError, match="NAME=VALUE"):
             parse_settings([wrong])
+    with pytest.raises(ConfigError, match="network has a value already"):
+        parse_settings(["network=1", "network.dim=3"])
 
 
 def test_voxel_size_far_from_the_training_is_said(

@@ -130,7 +130,7 @@ def parse_settings(settings: Iterable[str] | None) -> dict[str, Any]:
     Raises
     ------
     ConfigError
-        If a text has no "=".
+        If a text has no "=", or leads into what is a value.
 
     Examples
     --------
@@ -146,6 +146,8 @@ def parse_settings(settings: Iterable[str] | None) -> dict[str, Any]:
         inner = table
         for parent in parents:
             inner = inner.setdefault(parent, {})
+            if not isinstance(inner, dict):
+                raise ConfigError(f"{setting!r}: {parent} has a value already. Give one of both.")
         inner[last] = _parse_value(text.strip())
     return table
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from unetari.cli.console import show_message, stdout
-from unetari.errors import ImageFileError, MissingExtraError, OutputExistsError
+from unetari.errors import ConfigError, ImageFileError, MissingExtraError, OutputExistsError
 from unetari.model.bundled import bundled_models
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ def demo(
     ] = None,
 ) -> None:
     """Segment a generated image: in napari, or into a PNG where there is no display."""
+    if window and out is not None:
+        raise ConfigError("--window opens napari and --out writes a picture. Give one of the two.")
     if window is None and not has_display():
         show_message("There is no display, so the demo writes a picture instead of opening napari.")
         window = False

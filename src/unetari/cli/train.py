@@ -18,6 +18,7 @@ from unetari.cli.console import (
     show_message,
     stdout,
 )
+from unetari.errors import ConfigError
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -55,6 +56,7 @@ def train(
     """
     from unetari.training.data import find_pairs
     from unetari.training.loop import train as train_network
+    from unetari.training.state import resume_file
 
     chosen = _options(options, parse_settings(change))
     pairs = find_pairs(images, labels)
@@ -70,11 +72,16 @@ def train(
         )
         last = _follow(steps, chosen.steps)
     if stopped and (last is None or not last.is_complete):
-        done = 0 if last is None else last.step
-        show_message(f"Stopped after step {done}. Go on with the same command and --resume.")
+        show_message(_stopped(last, resume_file(out).exists()))
         raise typer.Exit(INTERRUPTED)
     if last is not None:
         stdout().print(str(last.path), soft_wrap=True)
+
+
+def _stopped(last: TrainingProgress | None, can_resume: bool) -> str:
+    where = "before a step was done" if last is None else f"after step {last.step}"
+    way = "Go on with the same command and --resume." if can_resume else "Nothing was saved."
+    return f"Stopped {where}. {way}"
 
 
 def _options(path: Path | None, changes: Mapping[str, Any]) -> TrainingOptions:
@@ -85,10 +92,24 @@ def _options(path: Path | None, changes: Mapping[str, Any]) -> TrainingOptions:
         return options
     return options.replace(
         **{
-            name: getattr(options, name).replace(**value) if isinstance(value, dict) else value
+            name: _changed(getattr(options, name, None), name, value)
             for name, value in changes.items()
         }
     )
+
+
+def _changed(old: object, name: str, value: Any) -> Any:
+    """Return the new value of an option; a table replaces some fields of the old one."""
+    from unetari.core.config import FrozenModel
+
+    if not isinstance(value, dict):
+        return value
+    if not isinstance(old, FrozenModel):
+        raise ConfigError(
+            f"--set {'.'.join([name, *value][:2])}: {name!r} is no table of options. Tables are "
+            "network, normalization and augmentation."
+        )
+    return old.replace(**value)
 
 
 @contextmanager
