@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
 import torch
 from pytestqt.qtbot import QtBot
+from qtpy.QtWidgets import QPushButton
 
 import unetari
 from unetari.core.normalization import Normalization
 from unetari.core.spec import ModelSpec
 from unetari.model import bundled
+from unetari.widgets import model
 from unetari.widgets.messages import State
 from unetari.widgets.model import ModelWidget, card_text, details_text
 
@@ -102,6 +105,50 @@ def test_a_model_that_cannot_be_saved_is_said(
     wait_for(qtbot, widget, State.PROBLEM)
     assert "nowhere" in widget.message.text
     assert widget.value() is not None
+
+
+def test_a_file_that_nobody_was_asked_about_is_not_replaced(
+    qtbot: QtBot, widget: ModelWidget, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.safetensors"
+    path.write_bytes(b"the work of a week")
+    widget.build_with(n_blocks=1, start_filters=2)
+    widget.save_to(str(tmp_path / "mine"))
+    wait_for(qtbot, widget, State.PROBLEM)
+    assert "mine.safetensors exists" in widget.message.text
+    assert path.read_bytes() == b"the work of a week"
+    widget.save_to(str(path))
+    wait_for(qtbot, widget, State.GOOD)
+
+
+def test_models_are_saved_one_after_the_other(
+    qtbot: QtBot, widget: ModelWidget, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    button = next(b for b in widget.findChildren(QPushButton) if "Save" in b.text())
+    opened = threading.Event()
+    monkeypatch.setattr(model, "save", lambda _, path: opened.wait(30) and Path(path))
+    widget.build_with(n_blocks=1, start_filters=2)
+    assert button.isEnabled()
+    widget.save_to(str(tmp_path / "mine.safetensors"))
+    widget.build_with(n_blocks=2)
+    assert not button.isEnabled()
+    opened.set()
+    wait_for(qtbot, widget, State.GOOD)
+    assert button.isEnabled()
+
+
+def test_a_changed_network_keeps_its_intensities(
+    qtbot: QtBot, widget: ModelWidget, model_folder: Path, tmp_path: Path
+) -> None:
+    given = Normalization(method="zscore", scope="frame")
+    trained = unetari.load_model(str(model_folder / "tiny-3d.safetensors"))
+    unetari.save_model(trained.replace(normalization=given), tmp_path / "mine.safetensors")
+    widget.set_page("File")
+    widget.file.set_path(str(tmp_path / "mine.safetensors"))
+    qtbot.waitUntil(lambda: widget.value() is not None, timeout=WAIT_MS)
+    widget.build_with(dim=2)
+    assert get_spec(widget).config.dim == 2
+    assert get_spec(widget).normalization == given
 
 
 @pytest.mark.parametrize("content", [b"", b"not a model"])

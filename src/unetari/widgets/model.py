@@ -71,10 +71,11 @@ def build(spec: ModelSpec) -> Model:
 
 
 def save(choice: ModelChoice, path: str) -> Path:
-    """Save a model where the user said; the dialog has asked about an existing file."""
+    """Save a model where the user said; the dialog has asked about that file, if it exists."""
     from unetari.model.checkpoint import save_model
 
-    return save_model(choice.get(), path, overwrite=True)
+    # Without a suffix it is another file that is written, and nobody was asked about that one.
+    return save_model(choice.get(), path, overwrite=bool(Path(path).suffix))
 
 
 class ModelWidget(QWidget):
@@ -182,7 +183,7 @@ class ModelWidget(QWidget):
         return self._problem
 
     def build_with(self, **changes: int | str) -> None:
-        """Open the builder with some options of the current model changed."""
+        """Open the builder with some options of the current model changed; nothing is trained."""
         choice = self.value()
         config = choice.spec.config if choice is not None else self.editor.value()
         if changes.get("dim") == 2 and config.up_mode == "trilinear":
@@ -190,16 +191,22 @@ class ModelWidget(QWidget):
         config = config.replace(**changes)
         if self.page != BUILD:
             self.set_page(BUILD)
+        if choice is not None:
+            self.intensities.set_value(choice.spec.normalization)
         self.editor.set_value(config)
 
     def save_to(self, path: str) -> None:
-        """Save the model in the background; an existing file is replaced."""
+        """Save the model in the background; an existing file of exactly this name is replaced."""
         choice = self.value()
         if choice is None:
             return
-        self._save.setEnabled(False)
-        self.message.show_text("Saving...", State.BUSY)
         self._saving.start(partial(save, choice, path))
+        self._update_save()
+        self.message.show_text("Saving...", State.BUSY)
+
+    def _update_save(self) -> None:
+        """Offer to save one model at a time: the outcome of each is to be said."""
+        self._save.setEnabled(self.value() is not None and not self._saving.is_running)
 
     def _show_page(self) -> None:
         for name, page in self._pages.items():
@@ -255,12 +262,12 @@ class ModelWidget(QWidget):
     def _show_problem(self, state: State) -> None:
         self.message.show_text(self._problem, state)
         self._show_card(None)
-        self._save.setEnabled(False)
+        self._update_save()
         self.changed.emit()
 
     def _show_choice(self) -> None:
         choice = self.value()
-        self._save.setEnabled(choice is not None)
+        self._update_save()
         self._show_card(None if self.page == BUILD or choice is None else choice.spec)
         if self.page == BUILD:
             self.message.show_text("" if choice is None else _UNTRAINED, State.NOTE)
@@ -287,11 +294,11 @@ class ModelWidget(QWidget):
             self.save_to(path)
 
     def _on_saved(self, path: Path) -> None:
-        self._save.setEnabled(True)
+        self._update_save()
         self.message.show_text(f"Saved to {path}", State.GOOD)
 
     def _on_save_failed(self, error: Exception) -> None:
-        self._save.setEnabled(True)
+        self._update_save()
         self.message.show_text(str(error) or type(error).__name__, State.PROBLEM)
 
 
