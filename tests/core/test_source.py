@@ -162,7 +162,6 @@ def test_geometry() -> None:
     assert (source.label_axes, source.label_shape) == ("TZYX", (3, 4, 11, 13))
     assert (source.spatial_axes(2), source.spatial_axes(3)) == ("YX", "ZYX")
     assert (source.spatial_shape(2), source.spatial_shape(3)) == ((11, 13), (4, 11, 13))
-    assert (source.frame_shape(2), source.frame_shape(3)) == ((2, 11, 13), (2, 4, 11, 13))
     assert (source.loop_axes(2), source.loop_axes(3)) == ("TZ", "T")
 
 

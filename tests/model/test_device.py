@@ -11,7 +11,7 @@ import torch
 
 from unetari.errors import DeviceError
 from unetari.model import device as module
-from unetari.model.device import available_devices, describe_device, free_memory, resolve_device
+from unetari.model.device import available_devices, free_memory, resolve_device
 
 
 @pytest.fixture
@@ -50,12 +50,6 @@ def test_unknown_devices_are_refused_with_the_choices(name: str) -> None:
 
 def test_free_memory_of_the_cpu() -> None:
     assert 0 < free_memory("cpu") <= psutil.virtual_memory().total
-
-
-def test_description_is_for_people() -> None:
-    text = describe_device("cpu")
-    assert text.startswith("CPU (")
-    assert text.endswith("GiB free")
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="cgroups are Linux's")

@@ -170,10 +170,6 @@ class ImageSource:
         """Return the sizes of the spatial axes, ([Z,] Y, X)."""
         return tuple(self.size[letter] for letter in self.spatial_axes(dim))
 
-    def frame_shape(self, dim: int) -> tuple[int, ...]:
-        """Return the shape of one network input, (C, [Z,] Y, X)."""
-        return (self.n_channels, *self.spatial_shape(dim))
-
     def loop_axes(self, dim: int) -> str:
         """Return the label axes that are looped over, in order."""
         spatial = self.spatial_axes(dim)
@@ -280,8 +276,9 @@ class ImageSource:
     ) -> Iterator[NDArray[Any]]:
         """Yield raw blocks that partition the image, or one frame, for statistics.
 
-        Blocks of the whole image span many planes, so that the chunks of a zarr
-        array are read about once.
+        Blocks of the whole image span as many planes as fit into `max_bytes`, so
+        that the chunks of a zarr array are not read once per plane; chunks that
+        are larger than a block are read several times.
 
         Parameters
         ----------

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +10,6 @@ import psutil
 import torch
 
 from unetari.errors import DeviceError
-
-_GIB = 2**30
 
 
 def available_devices() -> tuple[str, ...]:
@@ -91,28 +87,6 @@ def free_memory(device: str | torch.device) -> int:
         limit = torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
         return max(0, min(available, limit))
     return min([available, *_cgroup_memory()])
-
-
-def describe_device(device: str | torch.device) -> str:
-    """Return the name of a device and its free memory, for people.
-
-    Parameters
-    ----------
-    device : str or torch.device
-        A device of this machine, or "auto".
-
-    Returns
-    -------
-    str
-        Such as "CPU (x86_64, 8 threads), 12.3 GiB free".
-    """
-    device = resolve_device(device)
-    free = f"{free_memory(device) / _GIB:.1f} GiB free"
-    if device.type == "cuda":
-        return f"{torch.cuda.get_device_name(device)} ({device}), {free}"
-    if device.type == "mps":
-        return f"Apple GPU (mps), {free}"
-    return f"CPU ({platform.machine()}, {os.cpu_count()} threads), {free}"
 
 
 def _cgroup_memory() -> Iterator[int]:
