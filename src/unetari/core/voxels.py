@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from unetari.core.spec import ModelSpec
 
@@ -23,7 +23,7 @@ def compare_voxel_sizes(sizes: Mapping[str, float], spec: ModelSpec) -> str:
     Returns
     -------
     str
-        A sentence; empty if the sizes agree within 25 %, or are unknown.
+        A sentence per size, and advice; empty if the sizes agree within 25 %, or are unknown.
 
     Examples
     --------
@@ -34,15 +34,21 @@ def compare_voxel_sizes(sizes: Mapping[str, float], spec: ModelSpec) -> str:
     everything looks 2 times larger to it. Rescale the image if the result is poor.
     """
     trained = dict(zip("ZYX"[-spec.config.dim :], spec.voxel_size, strict=False))
-    factors = {x: sizes[x] / trained[x] for x in trained if x in sizes}
-    off = [x for x, factor in factors.items() if max(factor, 1 / factor) > TOLERANCE]
-    if not off:
+    groups: dict[tuple[float, float], list[str]] = {}
+    for axis, size in trained.items():
+        pair = (size, sizes.get(axis, size))
+        if max(pair) / min(pair) > TOLERANCE:
+            groups.setdefault(pair, []).append(axis)
+    if not groups:
         return ""
-    same = [x for x in off if (sizes[x], trained[x]) == (sizes[off[-1]], trained[off[-1]])]
-    factor = factors[same[0]]
+    sentences = [_describe(axes, *pair) for pair, axes in groups.items()]
+    return " ".join([*sentences, "Rescale the image if the result is poor."])
+
+
+def _describe(axes: Sequence[str], trained: float, found: float) -> str:
+    factor = found / trained
     seen = f"{factor:.2g} times smaller" if factor > 1 else f"{1 / factor:.2g} times larger"
     return (
-        f"{', '.join(same)}: the model was trained at {trained[same[0]]:.3g} µm per voxel, and "
-        f"this image has {sizes[same[0]]:.3g} µm, so that everything looks {seen} to it. "
-        "Rescale the image if the result is poor."
+        f"{', '.join(axes)}: the model was trained at {trained:.3g} µm per voxel, and this image "
+        f"has {found:.3g} µm, so that everything looks {seen} to it."
     )
