@@ -213,3 +213,12 @@ def test_options_that_describe_replace_the_spec(model: Model, tmp_path: Path) ->
     loaded = load_model(path, normalization=intensity, class_names=("no", "yes"), activation="elu")
     assert loaded.spec.normalization == intensity
     assert loaded.spec.labels == ("no", "yes")
+
+
+def test_a_seed_leaves_other_random_numbers_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+    monkeypatch.setattr("torch.cuda.manual_seed_all", seeds.append)
+    before = torch.get_rng_state()
+    Model.build(CONFIG, seed=5)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert seeds == []

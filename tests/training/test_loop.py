@@ -154,6 +154,17 @@ def test_nothing_is_overwritten_without_permission(
     assert load_model(out).spec.config == options.network
 
 
+def test_models_are_saved_under_the_names_that_save_model_takes(
+    options: TrainingOptions, pairs: Pairs, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelFileError, match=r"saved as \.safetensors"):
+        train(options, pairs, tmp_path / "m.pt")
+    (tmp_path / "folder.safetensors").mkdir()
+    with pytest.raises(ModelFileError, match="folder"):
+        train(options, pairs, tmp_path / "folder", overwrite=True)
+    train(options, pairs, tmp_path / "m.SafeTensors")
+
+
 def test_the_best_model_is_kept(
     options: TrainingOptions, pairs: Pairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -86,7 +86,8 @@ class Model:
         )
         with torch.random.fork_rng(devices=[], enabled=seed is not None):
             if seed is not None:
-                torch.manual_seed(seed)
+                # Unlike torch.manual_seed, this leaves the generators of GPUs alone.
+                torch.default_generator.manual_seed(seed)
             network = UNet(config, initializer=initializer).eval()
         notes = ("The model is untrained: its weights are random.",)
         return cls.from_network(network, spec, notes=notes)
@@ -206,17 +207,29 @@ def save_model(model: Model, path: str | os.PathLike[str], *, overwrite: bool = 
     return path
 
 
-def _check_target(path: Path, overwrite: bool) -> Path:
+def model_path(path: Path) -> Path:
+    """Return where a model is saved: the path, with the suffix .safetensors if it has none.
+
+    Raises
+    ------
+    ModelFileError
+        If the path has another suffix, or is a folder.
+    """
     path = path if path.suffix else path.with_suffix(SUFFIX)
     if path.suffix.lower() != SUFFIX:
         raise ModelFileError(
             f"{path}: Models are saved as {SUFFIX}, not {path.suffix}. "
             f"Use {path.with_suffix(SUFFIX).name}."
         )
-    if not path.parent.is_dir():
-        raise ModelFileError(f"{path}: The folder {path.parent} does not exist. Create it first.")
     if path.is_dir():
         raise ModelFileError(f"{path}: It is a folder. Choose the name of a file.")
+    return path
+
+
+def _check_target(path: Path, overwrite: bool) -> Path:
+    path = model_path(path)
+    if not path.parent.is_dir():
+        raise ModelFileError(f"{path}: The folder {path.parent} does not exist. Create it first.")
     if path.exists() and not overwrite:
         raise OutputExistsError(
             f"{path} exists and is not overwritten. Choose another name or say overwrite=True."

@@ -22,8 +22,7 @@ from unetari.core.source import ImageSource
 from unetari.core.spec import ModelSpec
 from unetari.errors import ConfigError, MissingExtraError, OutputExistsError
 from unetari.inference.predict import predict
-from unetari.model.bundled import SUFFIX
-from unetari.model.checkpoint import Model, save_model
+from unetari.model.checkpoint import Model, model_path, save_model
 from unetari.model.device import resolve_device
 from unetari.model.unet import UNet, autocrop
 from unetari.training.augment import draw_patch, intensity_changes
@@ -50,7 +49,8 @@ class TrainingProgress:
     total: int
     """Steps to do in all."""
     loss: float
-    """Mean training loss since the last validation (cross-entropy plus Dice)."""
+    """Mean training loss (cross-entropy plus Dice) since the last validation, or since the run
+    was started or resumed if that is later."""
     score: float | None
     """Validation score, on the steps that end with a validation."""
     best: float | None
@@ -112,7 +112,7 @@ def train(
     ConfigError, ImageFileError, ShapeError, AxesError
         If the data do not fit together, or not to the options.
     ModelFileError
-        If there is nothing to resume, or the model cannot be written.
+        If there is nothing to resume, or the model cannot be written as `out`.
     DeviceError
         If the device does not exist.
     """
@@ -147,9 +147,7 @@ def _train(
 
 
 def _target(out: Path, *, resume: bool, overwrite: bool) -> Path:
-    out = out if out.suffix else out.with_suffix(SUFFIX)
-    if out.suffix != SUFFIX:
-        raise ConfigError(f"{out}: models are saved as {SUFFIX}. Use {out.with_suffix(SUFFIX)}.")
+    out = model_path(out)
     for path in (out, resume_file(out)):
         if path.exists() and not resume and not overwrite:
             raise OutputExistsError(
@@ -161,8 +159,8 @@ def _target(out: Path, *, resume: bool, overwrite: bool) -> Path:
 
 def _start(options: TrainingOptions) -> TrainingState:
     device = resolve_device(options.device)
-    with torch.random.fork_rng():
-        torch.manual_seed(options.seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(options.seed)
         network = UNet(options.network)
     network = nn.Module.to(network, device)
     for parameter in network.parameters():
