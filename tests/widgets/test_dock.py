@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import napari
 import numpy as np
+import pytest
+from napari.utils.notifications import Notification
 from pytestqt.qtbot import QtBot
 
 import unetari
+from unetari.widgets import dock as dock_module
 from unetari.widgets.dock import UnetariDock
 from unetari.widgets.messages import State
 
@@ -180,7 +184,7 @@ def test_too_many_channels_are_fixed_by_a_click(
     assert dock.image.value().channel == 1
     predict(qtbot, dock)
     dock.image.set_channel(None)
-    click(dock, "Build a network with 3")
+    click(dock, "Build an untrained network with 3")
     assert dock.model.page == "Build"
     assert dock.model.value().spec.config.in_channels == 3
     predict(qtbot, dock)
@@ -211,6 +215,38 @@ def test_a_thin_volume_goes_slice_by_slice(
     click(dock, "2D network")
     config = dock.model.value().spec.config
     assert (config.dim, config.up_mode) == (2, "bilinear")
+
+
+def test_a_trained_network_is_not_replaced_unsaid(
+    viewer: napari.Viewer, dock: UnetariDock, qtbot: QtBot, model_folder: Path
+) -> None:
+    viewer.add_image(np.zeros((2, 64, 64), np.uint8), axis_labels=("z", "y", "x"))
+    dock.model.set_page("File")
+    dock.model.file.set_path(str(model_folder / "tiny-3d.safetensors"))
+    wait_for_model(qtbot, dock)
+    click(dock, "Build an untrained 2D network")
+    choice = dock.model.value()
+    assert (choice.spec.config.dim, choice.is_trained) == (2, False)
+
+
+def test_devices_that_cannot_be_listed_are_said_and_asked_for_again(
+    viewer: napari.Viewer,
+    bundled_folder: Path,
+    qtbot: QtBot,
+    notifications: list[Notification],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail() -> Sequence[str]:
+        raise RuntimeError("the driver is too old")
+
+    monkeypatch.setattr(dock_module, "list_devices", fail)
+    dock = UnetariDock(viewer)
+    qtbot.addWidget(dock)
+    qtbot.waitUntil(lambda: bool(notifications), timeout=WAIT_MS)
+    assert "the driver is too old" in notifications[-1].message
+    monkeypatch.setattr(dock_module, "list_devices", lambda: ("cpu", "npu"))
+    dock.model.bundled.value = "tiny-3d"
+    qtbot.waitUntil(lambda: "npu" in dock.predict.device_field.choices, timeout=WAIT_MS)
 
 
 def test_a_3d_network_and_a_plane_are_refused(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QEvent, QSize, Qt
@@ -23,7 +24,7 @@ from unetari.widgets.image import GREY, ImageWidget
 from unetari.widgets.messages import State
 from unetari.widgets.model import BUILD, BUNDLED, ModelWidget
 from unetari.widgets.predict import PredictWidget, format_seconds
-from unetari.widgets.prediction_session import PredictionSession
+from unetari.widgets.prediction_session import PredictionSession, notify
 from unetari.widgets.prediction_worker import Begun, Ended, PredictionRequest
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ class UnetariDock(QScrollArea):
         self.session.advanced.connect(self.predict.show_progress)
         self.session.ended.connect(self._on_ended)
         self._devices.done.connect(self.predict.set_devices)
+        self._devices.failed.connect(self._on_no_devices)
         for events in (self._viewer.dims.events, self._viewer.scene.camera.events):
             events.connect(self._on_view)
         # Not a bound method of this widget: those are cut before `destroyed` is emitted.
@@ -123,6 +125,10 @@ class UnetariDock(QScrollArea):
             self._knows_devices = True
             self._devices.start(list_devices)
 
+    def _on_no_devices(self, error: Exception) -> None:
+        self._knows_devices = False  # the next model or run asks again
+        notify(error)
+
     def _on_image(self) -> None:
         choice, source = self.model.value(), self.image.value()
         self._report = None
@@ -143,9 +149,21 @@ class UnetariDock(QScrollArea):
         )
 
     def _possible_fixes(self, report: ShapeReport) -> list[Fix]:
-        """Keep the fixes that a click can carry out without throwing training away unasked."""
-        in_builder = self.model.page == BUILD
-        return [fix for fix in report.fixes if in_builder or fix.kind != "n_blocks"]
+        """Keep the fixes that throw no training away, or say that they do.
+
+        An image that does not fit may leave nothing but another network; padding
+        makes up for the number of blocks.
+        """
+        if self.model.page == BUILD:
+            return list(report.fixes)
+        return [self._honest(fix) for fix in report.fixes if fix.kind != "n_blocks"]
+
+    def _honest(self, fix: Fix) -> Fix:
+        if fix.kind == "in_channels":
+            return replace(fix, text=fix.text.replace("a network", "an untrained network"))
+        if fix.kind == "slice_by_slice" and not self._sibling():
+            return replace(fix, text="Build an untrained 2D network")
+        return fix
 
     def _fix(self, fix: Fix) -> None:
         if fix.kind == "n_blocks" and fix.value is not None:
@@ -161,11 +179,16 @@ class UnetariDock(QScrollArea):
 
     def _go_slice_by_slice(self) -> None:
         """Take the bundled 2D sibling of a bundled 3D model, else build a 2D network."""
-        sibling = str(self.model.bundled.value).replace("3d", "2d")
-        if self.model.page == BUNDLED and sibling in bundled_models():
+        sibling = self._sibling()
+        if sibling:
             self.model.bundled.value = sibling
         else:
             self.model.build_with(dim=2)
+
+    def _sibling(self) -> str:
+        """Return the name of the bundled 2D sibling of a bundled 3D model; empty without one."""
+        name = str(self.model.bundled.value).replace("3d", "2d")
+        return name if self.model.page == BUNDLED and name in bundled_models() else ""
 
     def _problem(self) -> str:
         """Why Predict cannot work now; empty if it can."""
