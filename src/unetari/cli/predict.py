@@ -149,7 +149,7 @@ def _run(
 ) -> tuple[RunRecord, NDArray[np.int64]]:
     import numpy as np
 
-    from unetari.inference.predict import run, drain_into
+    from unetari.inference.predict import drain_into, run
     from unetari.storage.labels import create_labels
 
     counts = np.zeros(job.model.spec.config.n_classes, np.int64)
