@@ -121,6 +121,7 @@ def test_mirror_is_numpys_reflect(size: int) -> None:
     [
         ({"shape": (10, 0)}, "Axis 1 of the image is empty"),
         ({"shape": (10,)}, "has 1 axes, and the network is 2D"),
+        ({"shape": (900, 900), "tile_shape": 256}, "sequence of 2 values"),
         ({"shape": (900, 900), "tile_shape": (64, 64)}, "Tile size 64 .* at least 104"),
         ({"shape": (100, 100), "region": [slice(0, 101), slice(0, 9)]}, "0:101 on axis 0"),
         ({"shape": (100, 100), "region": [slice(5, 5), slice(0, 9)]}, "non-empty"),

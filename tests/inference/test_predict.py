@@ -142,6 +142,19 @@ def test_the_users_model_is_left_alone(make_model: MakeModel) -> None:
         assert torch.equal(value, before[name])
 
 
+@pytest.mark.parametrize("image", [None, "image.tif", Path("image.tif"), [[1], [1, 2]]])
+def test_what_is_no_array_is_refused(make_model: MakeModel, image: Any) -> None:
+    with pytest.raises(AxesError, match="no array"):
+        predict(image, make_model())
+
+
+def test_torch_tensors_and_lists_are_arrays(make_model: MakeModel) -> None:
+    image = noise(16, 20).astype(np.float32)
+    expected = predict(image, make_model(), device="cpu").labels
+    for other in (torch.from_numpy(image), image.tolist()):
+        np.testing.assert_array_equal(predict(other, make_model(), device="cpu").labels, expected)
+
+
 def test_source_and_axes_do_not_mix(make_model: MakeModel) -> None:
     with pytest.raises(AxesError, match="ImageSource"):
         predict(ImageSource(noise(40, 50), "YX"), make_model(), axes="YX")
@@ -153,7 +166,7 @@ def test_record_tells_what_was_done(make_model: MakeModel) -> None:
     record = result.record
     assert record.status == "finished"
     assert record.tiles_done == record.n_tiles > 1
-    assert record.model == model.spec
+    assert record.model == model.spec.replace(training={})
     assert record.model_sha256 == model.sha256
     assert type(record)(**record.model_dump(mode="json")) == record
 
@@ -253,6 +266,13 @@ def test_inexact_networks_warn_and_measure(
     assert seams.borders > 0
     assert 0 < seams.mean_difference <= seams.largest_difference <= 1
     assert "tile borders" in str(seams)
+
+
+def test_inexact_networks_warn_in_python_too(make_model: MakeModel) -> None:
+    model = make_model(normalization="instance", n_blocks=2)
+    with pytest.warns(UserWarning, match="statistics come from each tile"):
+        record = predict(noise(150, 170), model, tile_shape=(88, 88), device="cpu").record
+    assert "statistics" in record.warnings[0]
 
 
 def test_inexact_network_in_one_tile_needs_no_warning(make_model: MakeModel) -> None:

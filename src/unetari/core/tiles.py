@@ -337,6 +337,8 @@ def _spans(shape: Sequence[int], region: Sequence[Span | slice] | None) -> tuple
 
 def _check_lengths(dim: int, **given: Sequence[object] | None) -> None:
     for name, value in given.items():
+        if value is not None and not isinstance(value, Sequence):
+            raise ShapeError(f"{name}={value!r} must be a sequence of {dim} values, one per axis.")
         if value is not None and len(value) != dim:
             raise ShapeError(
                 f"{name}={tuple(value)} has {len(value)} axes, and the network is {dim}D. "

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from unetari.core.axes import guess_axes
 from unetari.core.shapes import check_shape
@@ -67,7 +68,7 @@ class Job:
     def record(self, **outcome: Any) -> RunRecord:
         """Describe the run; `outcome` adds what is known only afterwards."""
         return RunRecord(
-            model=self.model.spec,
+            model=self.model.spec.replace(training={}),  # long, and found by the hash
             model_source=self.model.source,
             model_sha256=self.model.sha256,
             image_shape=tuple(self.source.data.shape),
@@ -80,6 +81,7 @@ class Job:
             halo=self.plan.halo,
             n_tiles=self.n_tiles,
             device=self.device,
+            warnings=self.warnings,
             **outcome,
         )
 
@@ -177,10 +179,24 @@ def _as_source(
                 "is an ImageSource with its own. Use dataclasses.replace to change them."
             )
         return image
-    data = image if hasattr(image, "shape") and hasattr(image, "dtype") else np.asarray(image)
+    data = image if isinstance(getattr(image, "dtype", None), np.dtype) else _to_array(image)
     if axes is None:
         axes = guess_axes(data.shape, dim=dim).axes
     return ImageSource(data, axes, channel=channel, grey=grey)
+
+
+def _to_array(image: Any) -> NDArray[Any]:
+    if image is None or isinstance(image, (str, os.PathLike)):
+        raise AxesError(
+            f"image={image!r} is no array. Open files with "
+            "unetari.storage.images.open_image(path).source()."
+        )
+    try:
+        return np.asarray(image)
+    except (TypeError, ValueError) as error:
+        raise AxesError(
+            f"The image is no array of numbers: {error}. Give a numpy, dask or zarr array."
+        ) from error
 
 
 def _resolve_region(source: ImageSource, region: Sequence[slice] | None) -> dict[str, Span]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -136,19 +137,19 @@ def predict_tiles(
     >>> [tile.where for tile in predict_tiles(image, model, tile_shape=(50, 56))]
     [(slice(0, 50, None), slice(0, 34, None)), (slice(0, 50, None), slice(34, 70, None))]
     """
-    return run(
-        prepare(
-            image,
-            model,
-            axes=axes,
-            channel=channel,
-            grey=grey,
-            region=region,
-            device=device,
-            tile_shape=tile_shape,
-            scores=scores,
-        )
+    job = prepare(
+        image,
+        model,
+        axes=axes,
+        channel=channel,
+        grey=grey,
+        region=region,
+        device=device,
+        tile_shape=tile_shape,
+        scores=scores,
     )
+    _warn(job)
+    return run(job)
 
 
 def predict(
@@ -192,19 +193,24 @@ def predict(
     >>> predict(np.zeros((3, 50, 70), np.uint16), model, axes="TYX").labels.shape
     (3, 50, 70)
     """
-    return collect(
-        prepare(
-            image,
-            model,
-            axes=axes,
-            channel=channel,
-            grey=grey,
-            region=region,
-            device=device,
-            tile_shape=tile_shape,
-            scores=scores,
-        )
+    job = prepare(
+        image,
+        model,
+        axes=axes,
+        channel=channel,
+        grey=grey,
+        region=region,
+        device=device,
+        tile_shape=tile_shape,
+        scores=scores,
     )
+    _warn(job)
+    return collect(job)
+
+
+def _warn(job: Job) -> None:
+    for text in job.warnings:
+        warnings.warn(text, UserWarning, stacklevel=3)
 
 
 def collect(job: Job) -> Prediction:

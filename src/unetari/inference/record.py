@@ -77,6 +77,8 @@ class RunRecord(FrozenModel):
     """Versions of unetari, torch, numpy and Python."""
     started: str = Field(default_factory=_now)
     """When the run started (UTC, ISO 8601)."""
+    warnings: tuple[str, ...] = ()
+    """What the user was told before the run."""
     status: Literal["planned", "finished", "cancelled"] = "planned"
     """Whether all tiles are done."""
     tiles_done: int = 0

@@ -75,13 +75,15 @@ def add_labels(
     result = Labels(
         placement.with_channel(labels),
         name=f"{layer.name} {job.model.spec.name or 'labels'}",
-        features=class_table(names),
         colormap=DirectLabelColormap(color_dict=class_colors(len(names))),
         opacity=0.6,
         metadata={RECORD_KEY: job.record().model_dump(mode="json")},
         **placement.layer_options(),
     )
     viewer.add_layer(result)
+    # Only now: adding a layer selects it, and in the 3D view napari 0.9 then looks up the
+    # features under a pointer that may never have been over the canvas, and fails.
+    result.features = class_table(names)
     return result
 
 
