@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from pytestqt.qtbot import QtBot
-from qtpy.QtWidgets import QPushButton
+from qtpy.QtWidgets import QFileDialog, QPushButton
 
 import unetari
 from unetari.core.normalization import Normalization
@@ -181,6 +181,42 @@ def test_bare_weights_take_the_given_options(
     widget.file.set_option("activation", "elu")
     qtbot.waitUntil(lambda: widget.value() is not None, timeout=WAIT_MS)
     assert get_spec(widget).config.activation == "elu"
+
+
+def test_a_repaired_file_can_be_chosen_again(
+    qtbot: QtBot,
+    widget: ModelWidget,
+    model_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = tmp_path / "mine.safetensors"
+    path.write_bytes(b"")
+    monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *_: (str(path), ""))
+    browse = next(b for b in widget.findChildren(QPushButton) if "Browse" in b.text())
+    widget.set_page("File")
+    browse.click()
+    wait_for(qtbot, widget, State.PROBLEM)
+    path.write_bytes((model_folder / "tiny-2d.safetensors").read_bytes())
+    browse.click()
+    wait_for(qtbot, widget, State.GOOD)
+
+
+def test_bare_weights_take_the_given_number_of_groups(
+    qtbot: QtBot, widget: ModelWidget, tmp_path: Path
+) -> None:
+    network = unetari.UNet(n_blocks=2, start_filters=8, normalization="group4")
+    path = tmp_path / "article.pt"
+    torch.save(network.state_dict(), path)
+    widget.set_page("File")
+    widget.file.set_path(str(path))
+    qtbot.waitUntil(lambda: widget.value() is not None, timeout=WAIT_MS)
+    assert get_spec(widget).config.normalization != "group4"
+    widget.file.set_option("normalization", "group4")
+    qtbot.waitUntil(lambda: widget.value() is not None, timeout=WAIT_MS)
+    assert get_spec(widget).config.normalization == "group4"
+    widget.file.set_option("normalization", None)
+    assert widget.file.options() == {}
 
 
 def test_bare_weights_take_the_given_intensities(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any, get_args
 
 from annotated_types import Ge, Le
@@ -46,11 +47,16 @@ CHOICE_NAMES: dict[Any, str] = {
 """Text of the choices that need one."""
 
 
+_KINDS = texts(("none", "batch", "instance", "group"), CHOICE_NAMES)
+
+
 class NormalizationField(Container[Widget]):
     """Feature normalization; groups have a number."""
 
-    def __init__(self, *, name: str, label: str, tooltip: str) -> None:
-        self.kind = choice(texts(("none", "batch", "instance", "group"), CHOICE_NAMES))
+    def __init__(
+        self, *, name: str, label: str, tooltip: str, kinds: Mapping[str, str] = _KINDS
+    ) -> None:
+        self.kind = choice(kinds)
         self.groups = integer(1, 4096, 8)
         self.groups.visible = False
         self.kind.changed.connect(self._show_groups)
@@ -69,7 +75,7 @@ class NormalizationField(Container[Widget]):
 
     @property
     def value(self) -> str:
-        """One of "none", "batch", "instance" and "groupN"."""
+        """A kind, such as "instance"; "groupN" for groups."""
         kind = str(self.kind.value)
         return f"group{self.groups.value}" if kind == "group" else kind
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import get_args
 
+from magicgui.widgets import ComboBox
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import (
     QFileDialog,
@@ -17,7 +18,7 @@ from qtpy.QtWidgets import (
 
 from unetari.core.config import Activation, ConvMode, UpMode
 from unetari.core.normalization import Normalization
-from unetari.widgets.config_editor import CHOICE_NAMES, TITLES
+from unetari.widgets.config_editor import CHOICE_NAMES, TITLES, NormalizationField
 from unetari.widgets.fields import choice, form, texts
 from unetari.widgets.normalization_editor import NormalizationEditor
 
@@ -27,7 +28,8 @@ _OPTIONS = {
     "activation": get_args(Activation),
     "conv_mode": get_args(ConvMode),
     "up_mode": get_args(UpMode),
-    "normalization": ("none", "batch", "instance"),
+    # Without "batch": its statistics are in the file, which tells it, therefore.
+    "normalization": ("none", "instance", "group"),
 }
 
 
@@ -53,12 +55,7 @@ class ModelFilePage(QWidget):
         self._toggle.setCheckable(True)
         self._toggle.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
         self._toggle.setArrowType(Qt.ArrowType.RightArrow)
-        self._fields = {
-            name: choice(
-                {"": _AUTO, **texts(values, CHOICE_NAMES)}, label=TITLES[name], tooltip=_AUTO_HELP
-            )
-            for name, values in _OPTIONS.items()
-        }
+        self._fields = {name: _make_field(name) for name in _OPTIONS}
         self.intensities = NormalizationEditor(unset=_AUTO, tooltip=_AUTO_HELP)
         options = form(list(self._fields.values()))
         self._form = form([options, self.intensities], labels=False)
@@ -122,4 +119,12 @@ class ModelFilePage(QWidget):
     def _ask(self) -> None:
         path, _ = QFileDialog.getOpenFileName(self, "Open a model", self.path, FILTER)
         if path:
+            self._known = ""  # the same file may have changed
             self.set_path(path)
+
+
+def _make_field(name: str) -> ComboBox | NormalizationField:
+    choices = {"": _AUTO, **texts(_OPTIONS[name], CHOICE_NAMES)}
+    if name == "normalization":
+        return NormalizationField(name=name, label=TITLES[name], tooltip=_AUTO_HELP, kinds=choices)
+    return choice(choices, label=TITLES[name], tooltip=_AUTO_HELP)
