@@ -123,13 +123,15 @@ def halve(tensor: Tensor) -> Tensor:
     [
         lambda weights: {"epoch": 3, "model_state_dict": weights, "loss": [0.1]},
         lambda weights: {"state_dict": weights},
+        lambda weights: {"model": weights, "epoch": 3},
+        lambda weights: {name: tensor.double() for name, tensor in weights.items()},
         lambda weights: {f"module.{name}": tensor for name, tensor in weights.items()},
         lambda weights: {name: halve(tensor) for name, tensor in weights.items()},
         lambda weights: {
             name: torch.nn.Parameter(t, t.is_floating_point()) for name, t in weights.items()
         },
     ],
-    ids=["model_state_dict", "state_dict", "module", "half", "parameters"],
+    ids=["model_state_dict", "state_dict", "model", "all double", "module", "half", "parameters"],
 )
 def test_variants_of_state_dicts(tmp_path: Path, wrap: Callable[[Weights], Any]) -> None:
     weights = {name: halve(tensor).to(tensor.dtype) for name, tensor in weights_of().items()}

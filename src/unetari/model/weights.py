@@ -218,7 +218,9 @@ def _check_shapes(expected: Weights, weights: Weights) -> None:
 
 def _convert(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
-    if not plain or tensor.is_floating_point() != dtype.is_floating_point:
+    # Casting a whole state_dict to half also casts the integer count of batches.
+    is_number = not tensor.is_complex() and tensor.dtype != torch.bool
+    if not plain or not is_number or (dtype.is_floating_point and not tensor.is_floating_point()):
         raise ModelFileError(
             f"{name} holds {tensor.dtype} values ({tensor.layout}, {tensor.device.type}), and "
             f"{dtype} is needed. Save the weights as ordinary float tensors."

@@ -24,7 +24,7 @@ SUFFIXES: tuple[str, ...] = (".pt", ".pth", ".pytorch")
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 _REASON = re.compile(r"WeightsUnpickler error: (.+)")
-_WRAPPERS = ("state_dict", "model_state_dict")
+_WRAPPERS = ("state_dict", "model_state_dict", "model")
 _PREFIXES = ("module.", "_orig_mod.")
 _SAVE = "torch.save(model.state_dict(), path)"
 
