@@ -312,7 +312,7 @@ def test_info_shows_card_and_notes(folder: Path) -> None:
         "0 background, 1 dot",
         "0.5 x 0.5 um",
         "n_blocks=2",
-        "range 0 to 255",
+        "range 0 and 255 to 0 and 1",
         "CC0-1.0",
         "IoU 0.912",
     ):

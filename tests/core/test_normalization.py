@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from unetari.core import statistics
-from unetari.core.normalization import IntensityMap, Method, Normalization, fit_intensity
+from unetari.core.normalization import (
+    IntensityMap,
+    Method,
+    Normalization,
+    describe_intensities,
+    fit_intensity,
+)
 from unetari.errors import ConfigError, ImageFileError, ShapeError
 
 METHODS: tuple[Method, ...] = ("percentile", "zscore", "minmax", "range", "none")
@@ -278,3 +284,13 @@ def test_refuses_complex_numbers() -> None:
 def test_settings_are_checked(options: dict[str, Any], match: str) -> None:
     with pytest.raises(ConfigError, match=match):
         Normalization(**options)
+
+
+def test_a_normalization_is_said_in_a_few_words() -> None:
+    texts = {
+        method: describe_intensities(Normalization(method=method, low=1, high=50))
+        for method in METHODS
+    }
+    assert texts["percentile"] == "percentiles 1 and 50 to 0 and 1, of the whole image"
+    assert texts["range"] == "fixed range 1 and 50 to 0 and 1"
+    assert texts["none"] == "unchanged"

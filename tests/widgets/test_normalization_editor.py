@@ -9,15 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pytestqt.qtbot import QtBot
 
-from unetari.core.normalization import Method, Normalization, Scope
+from unetari.core.normalization import METHODS, SCOPES, Method, Normalization, Scope
 from unetari.errors import ConfigError
 from unetari.widgets.messages import is_marked
-from unetari.widgets.normalization_editor import (
-    METHODS,
-    SCOPES,
-    NormalizationEditor,
-    describe_intensities,
-)
+from unetari.widgets.normalization_editor import NormalizationEditor
 
 LIMITS = st.floats(-1e12, 1e12).filter(lambda value: value == 0 or abs(value) > 1e-30)
 
@@ -115,13 +110,3 @@ def test_a_file_may_bring_its_own(qtbot: QtBot) -> None:
     assert (editor.is_set, editor.value()) == (False, Normalization())
     editor.method.value = "none"
     assert (editor.is_set, editor.value()) == (True, Normalization(method="none"))
-
-
-def test_a_normalization_is_said_in_a_few_words() -> None:
-    texts = {
-        method: describe_intensities(Normalization(method=method, low=1, high=50))
-        for method in get_args(Method)
-    }
-    assert texts["percentile"] == "percentiles 1 and 50 to 0 and 1, of the whole image"
-    assert texts["range"] == "fixed range 1 and 50 to 0 and 1"
-    assert texts["none"] == "unchanged"

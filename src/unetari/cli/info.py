@@ -54,6 +54,7 @@ def _list_bundled() -> None:
 
 
 def _lines(model: Model) -> Iterator[tuple[str, str]]:
+    from unetari.core.normalization import describe_intensities
     from unetari.core.shapes import receptive_field
     from unetari.model.summary import count_parameters
 
@@ -67,7 +68,7 @@ def _lines(model: Model) -> Iterator[tuple[str, str]]:
     yield "parameters", f"{count_parameters(config):,}"
     yield "size multiple", str(config.multiple)
     yield "receptive field", f"{describe_sizes([field] * config.dim)} voxels"
-    yield "normalization", _describe_normalization(model)
+    yield "normalization", describe_intensities(spec.normalization)
     yield "authors", ", ".join(spec.authors)
     yield "licence", spec.license
     yield "training data", spec.data_credit
@@ -76,16 +77,6 @@ def _lines(model: Model) -> Iterator[tuple[str, str]]:
     yield "SHA-256", model.sha256
     for note in model.notes:
         yield "note", note
-
-
-def _describe_normalization(model: Model) -> str:
-    settings = model.spec.normalization
-    limits = f" {settings.low:g} to {settings.high:g}"
-    text = settings.method + (limits if settings.method in ("percentile", "range") else "")
-    return f"{text}, per {settings.scope}" if settings.method in _WITH_STATISTICS else text
-
-
-_WITH_STATISTICS = ("percentile", "zscore", "minmax")
 
 
 def _describe_validation(model: Model) -> str:

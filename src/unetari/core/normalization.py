@@ -18,6 +18,18 @@ from unetari.errors import ShapeError
 
 Method = Literal["percentile", "zscore", "minmax", "range", "none"]
 Scope = Literal["image", "frame"]
+METHODS: dict[Method, str] = {
+    "percentile": "percentiles to 0 and 1",
+    "zscore": "mean 0, variance 1",
+    "minmax": "extremes to 0 and 1",
+    "range": "fixed range to 0 and 1",
+    "none": "unchanged",
+}
+"""Text of each method."""
+SCOPES: dict[Scope, str] = {"image": "the whole image", "frame": "each plane or volume"}
+"""Text of each scope."""
+WITH_STATISTICS: tuple[Method, ...] = ("percentile", "zscore", "minmax")
+"""The methods that have a scope."""
 
 
 class Normalization(FrozenModel):
@@ -50,6 +62,22 @@ class Normalization(FrozenModel):
                 f"low={self.low}, high={self.high}: percentiles lie between 0 and 100."
             )
         return self
+
+
+def describe_intensities(normalization: Normalization) -> str:
+    """Say in a few words how intensities are mapped.
+
+    Examples
+    --------
+    >>> describe_intensities(Normalization(scope="frame"))
+    'percentiles 1 and 99.8 to 0 and 1, of each plane or volume'
+    """
+    text = METHODS[normalization.method]
+    if normalization.method in ("percentile", "range"):
+        text = text.replace(" to", f" {normalization.low:g} and {normalization.high:g} to", 1)
+    if normalization.method in WITH_STATISTICS:
+        text += f", of {SCOPES[normalization.scope]}"
+    return text
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from unetari.core.normalization import Normalization
+from unetari.core.normalization import Normalization, describe_intensities
 from unetari.core.spec import ModelSpec
 from unetari.model.bundled import SUFFIX, bundled_models
 from unetari.widgets.background import Background, single_shot
@@ -26,7 +26,7 @@ from unetari.widgets.config_editor import UNetConfigEditor, describe
 from unetari.widgets.fields import choice, form
 from unetari.widgets.messages import Message, State, TextLabel
 from unetari.widgets.model_file import ModelFilePage
-from unetari.widgets.normalization_editor import NormalizationEditor, describe_intensities
+from unetari.widgets.normalization_editor import NormalizationEditor
 
 if TYPE_CHECKING:
     from unetari.model.checkpoint import Model

@@ -9,22 +9,11 @@ from itertools import chain
 from magicgui.widgets import Container, FloatSpinBox
 from magicgui.widgets.bases import Widget
 
-from unetari.core.normalization import Normalization
+from unetari.core.normalization import METHODS, SCOPES, WITH_STATISTICS, Normalization
 from unetari.errors import ConfigError
 from unetari.widgets.fields import choice, put_below, real, tighten
 from unetari.widgets.messages import Message, State, mark
 
-METHODS = {
-    "percentile": "percentiles to 0 and 1",
-    "zscore": "mean 0, variance 1",
-    "minmax": "extremes to 0 and 1",
-    "range": "fixed range to 0 and 1",
-    "none": "unchanged",
-}
-"""Text of each method."""
-SCOPES = {"image": "the whole image", "frame": "each plane or volume"}
-"""Text of each scope."""
-_WITH_STATISTICS = ("percentile", "zscore", "minmax")
 _DECIMALS = 4
 _HELP = "How intensities are mapped before they reach the network"
 _UNSET = "unset"
@@ -44,7 +33,7 @@ class NormalizationEditor(Container[Widget]):
     """
 
     def __init__(self, unset: str = "", tooltip: str = _HELP) -> None:
-        choices = {_UNSET: unset, **METHODS} if unset else METHODS
+        choices = ({_UNSET: unset} if unset else {}) | METHODS
         self.method = choice(choices, label="Intensities", tooltip=tooltip)
         largest = sys.float_info.max
         self.limits = {
@@ -80,7 +69,7 @@ class NormalizationEditor(Container[Widget]):
         if self.method.value in self.limits:
             low, high = self.limits[self.method.value]
             options |= {"low": low.value, "high": high.value}
-        if self.method.value in _WITH_STATISTICS:
+        if self.method.value in WITH_STATISTICS:
             options["scope"] = self.scope.value
         return Normalization(**options)
 
@@ -112,18 +101,8 @@ class NormalizationEditor(Container[Widget]):
             for field in limits:
                 field.visible = name == method
                 mark(field.native, name == method and bool(self._problem))
-        self.scope.visible = method in _WITH_STATISTICS
+        self.scope.visible = method in WITH_STATISTICS
         self._reason.show_text(self._problem, State.PROBLEM)
-
-
-def describe_intensities(normalization: Normalization) -> str:
-    """Say in a few words how intensities are mapped."""
-    text = METHODS[normalization.method]
-    if normalization.method in ("percentile", "range"):
-        text = text.replace(" to", f" {normalization.low:g} and {normalization.high:g} to", 1)
-    if normalization.method in _WITH_STATISTICS:
-        text += f", of {SCOPES[normalization.scope]}"
-    return text
 
 
 def _limits(

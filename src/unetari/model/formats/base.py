@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from unetari.core.normalization import describe_intensities
 from unetari.core.spec import ModelSpec
 from unetari.model.unet import UNet
 from unetari.model.weights import LoadOptions, Weights, build_network, infer_config
@@ -26,7 +27,6 @@ def load_bare(weights: Weights, options: LoadOptions) -> Loaded:
     config, notes = infer_config(weights, options)
     spec = ModelSpec(config=config, **options.spec)
     if "normalization" not in options.spec:
-        assumed = spec.normalization
-        stated = f"{assumed.method} {assumed.low:g} to {assumed.high:g}"
+        stated = describe_intensities(spec.normalization)
         notes += (f"{ASSUMED_INTENSITIES} ({stated}): the file does not tell it.",)
     return Loaded(build_network(config, weights), spec, notes)
