@@ -106,15 +106,17 @@ def predict(qtbot: QtBot, dock: UnetariDock) -> Any:
 
 
 class Gate:
-    """Holds a run after its first tile, until it is opened or the run is asked to stop."""
+    """Holds a run after its first tiles, until it is opened or the run is asked to stop."""
 
     def __init__(self) -> None:
+        self.tiles = 1
         self.opened = threading.Event()
         self.error: Exception | None = None
 
     def run(self, job: Job, *, should_stop: Callable[[], bool]) -> Any:
         results = prediction.run(job, should_stop=should_stop)
-        yield next(results)
+        for _ in range(self.tiles):
+            yield next(results)
         while not (self.opened.wait(0.005) or should_stop()):
             pass
         if self.error is not None:
@@ -124,7 +126,7 @@ class Gate:
 
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
-    """Hold runs after their first tile."""
+    """Hold runs after their first tile, or after as many as it says."""
     gate = Gate()
     monkeypatch.setattr(prediction_worker, "start_job", gate.run)
     yield gate

@@ -45,6 +45,12 @@ def start(qtbot: QtBot, dock: UnetariDock) -> Any:
     return dock.session.labels
 
 
+def begin(qtbot: QtBot, dock: UnetariDock) -> None:
+    """Press Predict and wait for the result layer."""
+    with qtbot.waitSignal(dock.session.begun, timeout=WAIT_MS):
+        dock.predict.predict_button.native.click()
+
+
 def finish(qtbot: QtBot, dock: UnetariDock, gate: Gate) -> None:
     """Let the run go on to its end."""
     with qtbot.waitSignal(dock.session.ended, timeout=WAIT_MS):
@@ -201,7 +207,72 @@ def test_removing_all_layers_stops_the_run(
     start(qtbot, dock)
     with qtbot.waitSignal(dock.session.ended, timeout=WAIT_MS):
         viewer.layers.clear()
-    assert "Open an image" in dock.predict.status.text
+    assert dock.predict.status.text == "Stopped, because its layer was removed."
+    assert not dock.predict.predict_button.enabled
+
+
+def test_removing_the_image_before_the_result_is_there_stops_the_run(
+    viewer: napari.Viewer, qtbot: QtBot, dock: UnetariDock, layer: Image
+) -> None:
+    with qtbot.waitSignal(dock.session.ended, timeout=WAIT_MS):
+        dock.predict.predict_button.native.click()
+        viewer.layers.clear()
+    assert not viewer.layers
+    # The thread may have come to a tile that nobody sees.
+    assert dock.predict.status.text.startswith("Stopped")
+    assert "stay" not in dock.predict.status.text
+
+
+def test_the_outcome_stays_until_something_is_changed(
+    viewer: napari.Viewer, qtbot: QtBot, dock: UnetariDock, layer: Image, gate: Gate
+) -> None:
+    start(qtbot, dock)
+    viewer.layers.remove(layer)
+    with qtbot.waitSignal(dock.session.ended, timeout=WAIT_MS):
+        dock.predict.cancel_button.native.click()
+    assert dock.predict.status.text.startswith("Stopped: 1 of")
+    assert not dock.predict.predict_button.enabled
+    viewer.add_image(np.zeros((64, 64), np.uint8))
+    assert dock.predict.status.text == ""
+    assert dock.predict.predict_button.enabled
+
+
+@pytest.mark.parametrize(("method", "reads"), [("percentile", True), ("range", False)])
+def test_the_time_before_the_first_tile_is_explained(
+    qtbot: QtBot, dock: UnetariDock, layer: Image, gate: Gate, method: Any, reads: bool
+) -> None:
+    gate.tiles = 0
+    dock.model.set_page("Build")
+    dock.model.intensities.set_value(unetari.Normalization(method=method))
+    begin(qtbot, dock)
+    assert dock.predict.status.text.lower().endswith("computing the first tile...")
+    assert ("intensities" in dock.predict.status.text) == reads
+    finish(qtbot, dock, gate)
+
+
+@pytest.mark.parametrize("end", ["cancelled", "failed"])
+def test_no_empty_layer_is_left(
+    viewer: napari.Viewer,
+    qtbot: QtBot,
+    dock: UnetariDock,
+    layer: Image,
+    gate: Gate,
+    notifications: list[Notification],
+    end: str,
+) -> None:
+    gate.tiles = 0
+    dock.predict.scores_box.value = True
+    begin(qtbot, dock)
+    assert len(viewer.layers) == 3
+    if end == "cancelled":
+        dock.session.cancel()
+    else:
+        gate.error = RuntimeError("out of memory")
+    finish(qtbot, dock, gate)
+    assert list(viewer.layers) == [layer]
+    expected_text = "Stopped before the first tile." if end == "cancelled" else "Failed: out of"
+    assert dock.predict.status.text.startswith(expected_text)
+    assert dock.predict.predict_button.enabled
 
 
 def test_another_model_does_not_reach_the_run(
@@ -306,10 +377,12 @@ def test_a_closed_panel_is_gone(viewer: napari.Viewer, bundled_folder: Path, qtb
     viewer.add_image(np.zeros((8, 8)))
 
 
+@pytest.mark.parametrize("tiles", [0, 1])
 def test_closing_the_window_stops_the_run(
-    viewer: napari.Viewer, qtbot: QtBot, dock: UnetariDock, layer: Image, gate: Gate
+    viewer: napari.Viewer, qtbot: QtBot, dock: UnetariDock, layer: Image, gate: Gate, tiles: int
 ) -> None:
-    start(qtbot, dock)
+    gate.tiles = tiles
+    (start if tiles else begin)(qtbot, dock)
     (run,) = PredictionRun.running()
     with qtbot.waitSignal(run.ended, timeout=WAIT_MS):
         viewer.close()

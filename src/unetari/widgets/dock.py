@@ -10,6 +10,7 @@ from qtpy.QtCore import QEvent, QSize, Qt
 from qtpy.QtGui import QCloseEvent, QShowEvent
 from qtpy.QtWidgets import QGroupBox, QScrollArea, QVBoxLayout, QWidget
 
+from unetari.core.normalization import WITH_STATISTICS
 from unetari.core.shapes import Fix, ShapeReport, check_shape
 from unetari.core.spec import ModelSpec
 from unetari.core.tiles import Reach
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
 
 _VIEW_DELAY_MS = 150  # the canvas is drawn again before the visible region is known
+_COMPUTING = "Computing the first tile..."
+_READING = "Reading the image for its intensities and computing the first tile..."
 
 
 def list_devices() -> Sequence[str]:
@@ -235,14 +238,21 @@ class UnetariDock(QScrollArea):
 
     def _on_begun(self, step: Begun) -> None:
         self.predict.warnings.show_text(" ".join(step.job.warnings))
+        reads = step.job.model.spec.normalization.method in WITH_STATISTICS
+        self.predict.show_step(_READING if reads else _COMPUTING)
         self._ask_for_devices()
 
     def _on_ended(self, outcome: Ended) -> None:
         text, state = _describe(outcome, self.session)
         seams = outcome.record.seams if outcome.record is not None else None
-        self.predict.show_outcome(text, state, str(seams) if seams is not None else "")
-        if self._problem():
-            self._update_problem()
+        # A problem that came up meanwhile must not take the place of the outcome.
+        self._view_timer.stop()
+        self.predict.show_outcome(
+            text,
+            state,
+            str(seams) if seams is not None else "",
+            can_predict=not self._problem(),
+        )
 
     def showEvent(self, event: QShowEvent | None) -> None:  # noqa: N802 (Qt's name)
         """Align the labels, whose font is known now."""
@@ -270,8 +280,10 @@ def _describe(outcome: Ended, session: PredictionSession) -> tuple[str, State]:
     record = outcome.record
     if outcome.error is not None:
         return f"Failed: {outcome.error or type(outcome.error).__name__}", State.PROBLEM
-    if record is None:
+    if record is None or record.tiles_done == 0:
         return "Stopped before the first tile.", State.NOTE
+    if record.status == "cancelled" and session.labels is None:
+        return "Stopped, because its layer was removed.", State.NOTE
     if record.status == "cancelled":
         kept = f"{record.tiles_done} of {record.n_tiles} tiles are done and stay."
         return f"Stopped: {kept}", State.NOTE

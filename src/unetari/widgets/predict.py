@@ -130,6 +130,11 @@ class PredictWidget(QWidget):
             self.status.show_text("Preparing...", State.BUSY)
             self.warnings.show_text("")
 
+    def show_step(self, text: str) -> None:
+        """Show what a run does before its first part is done."""
+        if self.cancel_button.enabled:
+            self.status.show_text(text, State.BUSY)
+
     def show_progress(self, done: int, total: int, seconds: float) -> None:
         """Show how many parts are done, and how long the rest takes."""
         self.bar.setRange(0, total)
@@ -140,10 +145,12 @@ class PredictWidget(QWidget):
         rest = f", {format_seconds(left)} left" if done < total else ""
         self.status.show_text(f"Tile {done} of {total}{rest}", State.BUSY)
 
-    def show_outcome(self, text: str, state: State, warnings: str = "") -> None:
-        """Show how a run ended, beside the enabled Predict."""
+    def show_outcome(
+        self, text: str, state: State, warnings: str = "", *, can_predict: bool = True
+    ) -> None:
+        """Show how a run ended, until something is changed."""
         self.set_running(False)
-        self.predict_button.enabled = True
+        self.predict_button.enabled = can_predict
         self.status.show_text(text, state)
         self.warnings.show_text(warnings, State.NOTE)
 

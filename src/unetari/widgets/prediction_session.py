@@ -57,6 +57,7 @@ class PredictionSession(QObject):
         self.labels: Labels | None = None
         self.scores: Image | None = None
         self._started = 0.0
+        self._tiles_done = 0
         self._failure: Exception | None = None
         self._timer = single_shot(self, _REFRESH_MS, self._refresh)
 
@@ -71,6 +72,7 @@ class PredictionSession(QObject):
             return
         self._image, self.labels, self.scores = layer, None, None
         self._started = time.monotonic()
+        self._tiles_done = 0
         self._failure = None
         self._run = PredictionRun(request)
         self._run.begun.connect(self._on_begun)
@@ -80,13 +82,15 @@ class PredictionSession(QObject):
         self._run.start()
 
     def cancel(self) -> None:
-        """Stop; what is finished stays in the layer."""
+        """Stop; what is finished stays in the layer, and a layer with nothing is removed."""
         if self._run is not None:
             self._run.cancel()
 
     def _on_begun(self, step: Begun) -> None:
+        if self._image is None:
+            return
         try:
-            self._add_layers(step)
+            self._add_layers(self._image, step)
         except Exception as error:  # noqa: BLE001 (shown when the run has ended)
             # Adding a layer runs code of napari and of other plugins.
             self._failure = error
@@ -94,17 +98,16 @@ class PredictionSession(QObject):
         else:
             self.begun.emit(step)
 
-    def _add_layers(self, step: Begun) -> None:
-        if self._image is None:
-            return
-        self._placement = place(self._image, step.job.source.axes, step.job.region)
+    def _add_layers(self, image: Image, step: Begun) -> None:
+        self._placement = place(image, step.job.source.axes, step.job.region)
         if step.scores is not None:
-            self.scores = add_scores(self._viewer, self._image, step.job, step.scores)
-        self.labels = add_labels(self._viewer, self._image, step.job, step.labels)
+            self.scores = add_scores(self._viewer, image, step.job, step.scores)
+        self.labels = add_labels(self._viewer, image, step.job, step.labels)
         # What is painted where no part is finished yet would be overwritten.
         self.labels.editable = False
 
     def _on_advanced(self, step: Advanced) -> None:
+        self._tiles_done = step.done
         self.advanced.emit(step.done, step.total, time.monotonic() - self._started)
         if self._timer.isActive() or self.labels is None:
             return
@@ -124,6 +127,9 @@ class PredictionSession(QObject):
                 layer.refresh(thumbnail=False, highlight=False, extent=False)
 
     def _on_removed(self, event: Any) -> None:
+        if event.value is self._image and self.labels is None:
+            self._image = None  # a result would lie on nothing
+            self.cancel()
         # Nobody would see the rest of the result.
         if self.labels is not None and event.value is self.labels:
             self.labels = None
@@ -148,6 +154,8 @@ class PredictionSession(QObject):
         self.ended.emit(outcome)
 
     def _finish_layers(self, record: RunRecord | None) -> None:
+        if self._tiles_done == 0:
+            self._remove_layers()
         if self.labels is not None:
             self.labels.editable = True
         for layer in (self.labels, self.scores):
@@ -156,6 +164,13 @@ class PredictionSession(QObject):
         for layer in (self.labels, self.scores):
             if layer is not None:
                 layer.refresh()
+
+    def _remove_layers(self) -> None:
+        """Take empty results away; nobody could edit them."""
+        layers = [layer for layer in (self.labels, self.scores) if layer is not None]
+        self.labels = self.scores = None
+        for layer in layers:
+            self._viewer.layers.remove(layer)
 
 
 def notify(error: Exception) -> None:
