@@ -480,6 +480,22 @@ def test_demo_predicts_in_the_viewer(
     assert tuple(labels.scale) == tuple(image.scale)
 
 
+def test_demo_fits_the_image_to_the_window_before_the_model_is_there(
+    make_napari_viewer: Callable[..., Any], qtbot: Any, tmp_path: Path
+) -> None:
+    viewer = make_napari_viewer(show=True)
+    show_demo(viewer, str(tmp_path / "never.safetensors"))
+
+    def is_fitted() -> bool:
+        zoom = viewer.scene.camera.zoom
+        viewer.reset_view()
+        fitted = viewer.scene.camera.zoom
+        viewer.scene.camera.zoom = zoom
+        return bool(zoom == fitted)
+
+    qtbot.waitUntil(is_fitted)
+
+
 def test_picture_shows_where_labels_are() -> None:
     labels = np.zeros(PLANE.shape, "uint8")
     labels[10:20, 10:20] = 1

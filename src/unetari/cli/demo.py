@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _PICTURE = Path("unetari-demo.png")
 _GAP = 6
 _WINDOW = (1280, 860)
+_LAYOUT_MS = 50
 _FILL, _EDGE = (0, 150, 255), (255, 200, 0)
 
 
@@ -163,10 +164,14 @@ def show_demo(viewer: napari.Viewer, model: str) -> UnetariDock:
     UnetariDock
         The dock, working.
     """
+    from unetari.widgets.background import single_shot
+
     layers = viewer.open_sample("unetari", "nuclei_2d")
     viewer.layers.selection.active = layers[0]
     dock: UnetariDock = viewer.window.add_plugin_dock_widget("unetari")[1]
     viewer.window.resize(*_WINDOW)
+    # Window and dock take their sizes in the event loop; the canvas is what they leave.
+    single_shot(dock, _LAYOUT_MS, viewer.reset_view).start()
     _predict_once_ready(viewer, dock)
     if model in bundled_models():
         dock.model.bundled.set_value(model)
