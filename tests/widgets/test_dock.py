@@ -140,7 +140,8 @@ def test_predict_is_enabled_exactly_when_it_can_work(
     assert status.text == ""
     dock.image.set_axes("TZYX")
     assert not button.isEnabled()
-    assert "names 4 axes" in status.text
+    assert status.text == "See 2. Image."
+    assert "names 4 axes" in dock.image.axes_reason.text
     dock.image.set_axes("")
     assert button.isEnabled()
     dock.model.set_page("File")
@@ -256,7 +257,8 @@ def test_a_3d_network_and_a_plane_are_refused(
     dock.model.bundled.value = "tiny-3d"
     wait_for_model(qtbot, dock)
     assert not dock.predict.predict_button.enabled
-    assert "no Z axis" in dock.predict.status.text
+    assert dock.predict.status.text == "See 2. Image."
+    assert any("no Z axis" in message.text for message in dock.image.report.messages)
 
 
 def test_voxels_of_another_size_are_said(

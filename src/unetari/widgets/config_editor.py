@@ -39,7 +39,7 @@ CHOICE_NAMES: dict[Any, str] = {
     "none": "none",
     "batch": "batch",
     "instance": "instance",
-    "group": "groups:",
+    "group": "group",
     "same": "same size (padded)",
     "valid": "valid (shrinks)",
     "transposed": "transposed",
@@ -59,6 +59,8 @@ class NormalizationField(Container[Widget]):
         self.kind = choice(kinds)
         self.groups = integer(1, 4096, 8)
         self.groups.visible = False
+        # The two share a row, which must not be wider than a narrow panel.
+        self.kind.native.setMinimumContentsLength(3)
         self.kind.changed.connect(self._show_groups)
         super().__init__(
             widgets=[self.kind, self.groups],

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
 
 _VIEW_DELAY_MS = 150  # the canvas is drawn again before the visible region is known
+_MODEL, _IMAGE, _PREDICT = "1. Model", "2. Image", "3. Predict"
+_SHORT = 70  # letters; a longer problem is not said twice
 _COMPUTING = "Computing the first tile..."
 _READING = "Reading the image for its intensities and computing the first tile..."
 
@@ -82,7 +84,7 @@ class UnetariDock(QScrollArea):
         panel = _Panel()
         column = QVBoxLayout(panel)
         column.setContentsMargins(4, 4, 4, 4)
-        parts = {"1. Model": self.model, "2. Image": self.image, "3. Predict": self.predict}
+        parts = {_MODEL: self.model, _IMAGE: self.image, _PREDICT: self.predict}
         for title, part in parts.items():
             box = QGroupBox(title)
             inside = QVBoxLayout(box)
@@ -93,7 +95,7 @@ class UnetariDock(QScrollArea):
         self.setWidget(panel)
         self.setWidgetResizable(True)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self.setMinimumWidth(320)
+        self.setMinimumWidth(350)
 
     def _connect(self) -> None:
         self.model.changed.connect(self._on_model)
@@ -195,11 +197,12 @@ class UnetariDock(QScrollArea):
 
     def _problem(self) -> str:
         """Why Predict cannot work now; empty if it can."""
-        for part in (self.model, self.image):
-            if part.problem:
-                return part.problem
+        if self.model.problem:
+            return _brief(self.model.problem, _MODEL)
+        if self.image.problem:
+            return _brief(self.image.problem, _IMAGE)
         if self._report is not None and self._report.problems:
-            return self._report.problems[0]
+            return _brief(self._report.problems[0], _IMAGE)
         try:
             self._region()
         except UnetariError as error:
@@ -273,6 +276,11 @@ class UnetariDock(QScrollArea):
 
     def _shut_down(self) -> None:
         self.session.cancel()
+
+
+def _brief(problem: str, section: str) -> str:
+    """Repeat a short problem; point to a long one, which its section says in full."""
+    return problem if len(problem) <= _SHORT else f"See {section}."
 
 
 def _describe(outcome: Ended, session: PredictionSession) -> tuple[str, State]:

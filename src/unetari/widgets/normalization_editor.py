@@ -17,6 +17,8 @@ from unetari.widgets.messages import Message, State, mark
 _DECIMALS = 4
 _HELP = "How intensities are mapped before they reach the network"
 _UNSET = "unset"
+_SHORT_NAMES = {"percentile": "percentiles", "minmax": "extremes", "range": "fixed range"}
+"""Without the "to 0 and 1" that a narrow panel would cut."""
 
 
 class NormalizationEditor(Container[Widget]):
@@ -33,7 +35,7 @@ class NormalizationEditor(Container[Widget]):
     """
 
     def __init__(self, unset: str = "", tooltip: str = _HELP) -> None:
-        choices = ({_UNSET: unset} if unset else {}) | METHODS
+        choices = ({_UNSET: unset} if unset else {}) | METHODS | _SHORT_NAMES
         self.method = choice(choices, label="Intensities", tooltip=tooltip)
         largest = sys.float_info.max
         self.limits = {

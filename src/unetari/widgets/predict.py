@@ -44,7 +44,7 @@ class PredictWidget(QWidget):
         )
         self.tile_field = integer(1, _LARGEST_TILE, 512, tooltip="Pixels along each axis")
         self.scores_box = CheckBox(
-            text="and probabilities",
+            text="probabilities",
             tooltip="A further image layer with the probability of every class",
         )
         self.predict_button = PushButton(text="Predict")
