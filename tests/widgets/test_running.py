@@ -212,7 +212,7 @@ def test_removing_all_layers_stops_the_run(
 
 
 def test_removing_the_image_before_the_result_is_there_stops_the_run(
-    viewer: napari.Viewer, qtbot: QtBot, dock: UnetariDock, layer: Image
+    viewer: napari.Viewer, qtbot: QtBot, dock: UnetariDock, layer: Image, gate: Gate
 ) -> None:
     with qtbot.waitSignal(dock.session.ended, timeout=WAIT_MS):
         dock.predict.predict_button.native.click()
