@@ -116,7 +116,11 @@ class Gate:
     def run(self, job: Job, *, should_stop: Callable[[], bool]) -> Any:
         results = prediction.run(job, should_stop=should_stop)
         for _ in range(self.tiles):
-            yield next(results)
+            try:
+                result = next(results)
+            except StopIteration as end:  # cancelled before
+                return end.value
+            yield result
         while not (self.opened.wait(0.005) or should_stop()):
             pass
         if self.error is not None:
