@@ -86,15 +86,12 @@ class TrainingOptions(FrozenModel):
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
     """Weight decay of the AdamW optimizer."""
     dice_classes: Literal["objects", "all"] = "objects"
-    """Classes whose Dice is in the loss. Background is most of an image and easy: with "all"
-    its Dice drowns that of small objects."""
+    """Classes whose Dice is in the loss: those above 0, or background, too."""
     cross_entropy_weight: Annotated[float, Field(ge=0)] = 1.0
-    """Weight of the cross-entropy beside Dice. Where outlines are uncertain by a voxel,
-    cross-entropy draws small objects too small, and a lower weight helps."""
+    """Weight of the cross-entropy beside Dice."""
     freeze_statistics: Probability = 0.6
     """Share of the steps after which batch norm keeps its running statistics, as it does in
-    prediction. Until then it takes those of each batch; a network that learned with them to
-    the end segments too little or too much, above all with few patches per batch. 1: never."""
+    prediction; until then it takes those of each batch. 1: never."""
     foreground: Probability = 0.5
     """Fraction of the patches that are centred on a foreground voxel."""
     sampling: Literal["image", "size"] = "image"
