@@ -141,6 +141,22 @@ def test_diverged_weights_are_not_saved(model: Model, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_bare_network_is_refused_with_the_way_to_a_model(tmp_path: Path) -> None:
+    network = UNet(CONFIG)
+    with pytest.raises(ConfigError, match=r"bare UNet, .* Model\.from_network"):
+        save_model(network, tmp_path / "m")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"bare UNet, .* Model\.from_network"):
+        load_model(network)  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_no_model_is_refused(model: Model, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"model is None, .* must be a Model\. "):
+        save_model(None, tmp_path / "m")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"model is 3, .* a path or the name"):
+        load_model(3)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("name", "reason"),
     [

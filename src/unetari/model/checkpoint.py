@@ -141,8 +141,10 @@ def load_model(path_or_name: str | os.PathLike[str], **options: Any) -> Model:
     ModelFileError
         If the file is missing, damaged, unsafe or of another architecture.
     ConfigError
-        If an option is unknown or contradicts the file.
+        If an option is unknown or contradicts the file, or a network is given instead of a path.
     """
+    if not isinstance(path_or_name, str | os.PathLike):
+        raise _refusal(path_or_name, "a path or the name of a bundled model")
     given = LoadOptions(**options)
     name = os.fspath(path_or_name)
     try:
@@ -184,7 +186,11 @@ def save_model(model: Model, path: str | os.PathLike[str], *, overwrite: bool = 
         If the file exists and `overwrite` is false.
     ModelFileError
         If weights are not finite or the file cannot be written.
+    ConfigError
+        If `model` is no `Model`, such as a bare network.
     """
+    if not isinstance(model, Model):
+        raise _refusal(model, "a Model")
     path = _check_target(Path(path), overwrite)
     for name, tensor in model.network.state_dict().items():
         if not torch.isfinite(tensor).all():
@@ -235,6 +241,20 @@ def _check_target(path: Path, overwrite: bool) -> Path:
             f"{path} exists and is not overwritten. Choose another name or say overwrite=True."
         )
     return path
+
+
+def _refusal(value: object, expected: str) -> ConfigError:
+    """Return the error for a value in the place of a model, which says how to make one of it."""
+    if isinstance(value, torch.nn.Module):
+        return ConfigError(
+            f"model is a bare {type(value).__name__}, and must be a Model, which also knows "
+            "intensities and class names. Make one of a network by Model.from_network(network, "
+            "ModelSpec(config=network.config)), or a new one by Model.build(config)."
+        )
+    return ConfigError(
+        f"model is {repr(value)[:80]}, and must be {expected}. "
+        "Models come from load_model(path) and Model.build(config)."
+    )
 
 
 @contextmanager
