@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import pickle
+import socket
 import zipfile
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import chdir, suppress
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -216,6 +217,21 @@ def test_every_damage_is_reported(tmp_path: Path) -> None:
             )
             with suppress(ModelFileError):  # and no other error; some bytes do not matter
                 load_model(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs the special files of Unix")
+@pytest.mark.parametrize("kind", ["device", "pipe", "socket"])
+def test_special_files_are_refused_without_being_opened(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "model.safetensors"
+    if kind == "device":
+        path.symlink_to(os.devnull)
+    elif kind == "pipe":
+        os.mkfifo(path)  # who opens it waits for a writer
+    with socket.socket(socket.AF_UNIX) as server, chdir(tmp_path):
+        if kind == "socket":
+            server.bind(path.name)
+        with pytest.raises(ModelFileError, match="a device, pipe or socket, not a file"):
+            load_model(path)
 
 
 @pytest.mark.parametrize("name", ["m.pt", "m.safetensors", "m.bin"])

@@ -1,3 +1,4 @@
+import os
 import pickle
 import struct
 from pathlib import Path
@@ -345,6 +346,14 @@ def test_folder_that_is_no_zarr(tmp_path: Path) -> None:
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(ImageFileError, match="does not exist"):
         open_image(tmp_path / "a.tif")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs the special files of Unix")
+@pytest.mark.parametrize("name", ["a.tif", "a.png", "a.npy"])
+def test_a_pipe_is_refused_without_being_opened(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)  # who opens it waits for a writer
+    with pytest.raises(ImageFileError, match="pipe or socket, not a file"):
+        open_image(tmp_path / name)
 
 
 @pytest.mark.parametrize("name", ["a.docx", "a"])

@@ -272,8 +272,10 @@ def _locate(path_or_name: str) -> Iterator[Path]:
             "There is no such file, and no bundled model of that name. "
             f"Check the spelling; bundled models: {names}."
         )
-    if not path.is_file():
+    if path.is_dir():
         raise ModelFileError("It is a folder, not a file. Choose the model file in it.")
+    if not path.is_file():  # opening a pipe would wait for somebody to write into it
+        raise ModelFileError("It is a device, pipe or socket, not a file. Choose a model file.")
     if path.stat().st_size == 0:
         raise ModelFileError("The file is empty. Copy or download it again.")
     yield path

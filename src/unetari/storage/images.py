@@ -111,6 +111,10 @@ def _reader(path: Path) -> Callable[[Path], RawImage]:
         raise ImageFileError(f"{path} does not exist. Check the path for a typing error.")
     if path.is_dir():
         return read_zarr
+    if not path.is_file():  # opening a pipe would wait for somebody to write into it
+        raise ImageFileError(
+            f"{path} is a device, pipe or socket, not a file. Save the image to a file first."
+        )
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise ImageFileError(
