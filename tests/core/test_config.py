@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from unetari.core.config import UP_MODES, UNetConfig
@@ -15,6 +16,12 @@ from unetari.errors import ConfigError, UnetariError
         ({"n_blocks": -3}, ("n_blocks", "-3")),
         ({"n_blocks": 11}, ("n_blocks", "11", "10")),
         ({"n_blocks": 2.5}, ("n_blocks", "2.5")),
+        ({"n_blocks": 4.0}, ("n_blocks=4.0", "integer")),
+        ({"n_blocks": "4"}, ("n_blocks='4'", "integer")),
+        ({"n_blocks": True}, ("n_blocks=True", "integer")),
+        ({"in_channels": True}, ("in_channels=True", "integer")),
+        ({"out_channels": False}, ("out_channels=False", "integer")),
+        ({"start_filters": np.float32(8)}, ("start_filters", "8.0", "integer")),
         ({"in_channels": 0}, ("in_channels", "0")),
         ({"out_channels": 0}, ("out_channels", "0")),
         ({"start_filters": 0}, ("start_filters", "0")),
@@ -126,6 +133,12 @@ def test_replace_validates_and_leaves_the_original() -> None:
 def test_survives_a_round_trip_through_json() -> None:
     config = UNetConfig(dim=3, up_mode="trilinear", normalization="group2", conv_mode="valid")
     assert UNetConfig.model_validate_json(config.model_dump_json()) == config
+
+
+def test_integers_of_numpy_are_integers() -> None:
+    config = UNetConfig(n_blocks=np.int64(3), in_channels=np.uint8(2))
+    assert config == UNetConfig(n_blocks=3, in_channels=2)
+    assert type(config.n_blocks) is int
 
 
 def test_equal_options_are_equal_and_hash_alike() -> None:

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import re
+from numbers import Integral
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from unetari.errors import ConfigError
 
@@ -22,6 +30,17 @@ UP_MODES: dict[int, tuple[UpMode, ...]] = {
 
 _GROUP = re.compile(r"group([1-9]\d*)")
 _NORMALIZATIONS = "none, batch, instance, or groupN with N groups (such as group8)"
+
+
+def _plain(value: Any) -> Any:
+    """Make numpy's integers plain ones; what is no integer is left to be refused."""
+    if isinstance(value, bool):
+        return value
+    return int(value) if isinstance(value, Integral) else value
+
+
+Integer = Annotated[int, BeforeValidator(_plain), Field(strict=True)]
+"""A whole number; not True, 4.0 or "4", which are mistakes."""
 
 
 class FrozenModel(BaseModel):
@@ -62,13 +81,13 @@ class UNetConfig(FrozenModel):
     unetari.errors.ConfigError: UNetConfig: up_mode='bicubic' does not exist in 3D. ...
     """
 
-    in_channels: Annotated[int, Field(ge=1, le=4096)] = 1
+    in_channels: Annotated[Integer, Field(ge=1, le=4096)] = 1
     """Number of channels of the input image."""
-    out_channels: Annotated[int, Field(ge=1, le=65535)] = 2
+    out_channels: Annotated[Integer, Field(ge=1, le=65535)] = 2
     """Number of classes, background included; 1 means foreground by sigmoid."""
-    n_blocks: Annotated[int, Field(ge=1, le=10)] = 4
+    n_blocks: Annotated[Integer, Field(ge=1, le=10)] = 4
     """Number of encoder blocks; pooling happens n_blocks - 1 times."""
-    start_filters: Annotated[int, Field(ge=1, le=4096)] = 32
+    start_filters: Annotated[Integer, Field(ge=1, le=4096)] = 32
     """Number of filters in the first block; doubled in each further block."""
     activation: Activation = "relu"
     """Activation function; "leaky" is a leaky ReLU with slope 0.1."""
