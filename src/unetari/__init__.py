@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from unetari.core.config import UNetConfig
+    from unetari.core.diagram import draw_svg
     from unetari.core.normalization import Normalization
     from unetari.core.shapes import check_shape, compute_max_depth, compute_possible_shapes
     from unetari.core.tiles import plan_tiles
@@ -36,6 +37,7 @@ __all__ = [
     "check_shape",
     "compute_max_depth",
     "compute_possible_shapes",
+    "draw_svg",
     "load_model",
     "plan_tiles",
     "predict",
@@ -52,6 +54,7 @@ _HOMES = {
     "check_shape": "unetari.core.shapes",
     "compute_max_depth": "unetari.core.shapes",
     "compute_possible_shapes": "unetari.core.shapes",
+    "draw_svg": "unetari.core.diagram",
     "load_model": "unetari.model.checkpoint",
     "plan_tiles": "unetari.core.tiles",
     "predict": "unetari.inference.predict",
