@@ -122,6 +122,8 @@ def test_mirror_is_numpys_reflect(size: int) -> None:
         ({"shape": (10, 0)}, "Axis 1 of the image is empty"),
         ({"shape": (10,)}, "has 1 axes, and the network is 2D"),
         ({"shape": (900, 900), "tile_shape": 256}, "sequence of 2 values"),
+        ({"shape": (900, 900), "tile_shape": (256.0, 256.0)}, r"holds 256\.0, .* integers"),
+        ({"shape": (900, 900), "tile_shape": (256, True)}, "holds True, .* integers"),
         ({"shape": (900, 900), "tile_shape": (64, 64)}, "Tile size 64 .* at least 104"),
         ({"shape": (100, 100), "region": [slice(0, 101), slice(0, 9)]}, "0:101 on axis 0"),
         ({"shape": (100, 100), "region": [slice(5, 5), slice(0, 9)]}, "non-empty"),
@@ -131,3 +133,9 @@ def test_mirror_is_numpys_reflect(size: int) -> None:
 def test_bad_input_names_value_and_rule(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ShapeError, match=message):
         plan_tiles(config=UNetConfig(), **arguments)  # type: ignore[arg-type]
+
+
+def test_integers_of_numpy_are_sizes() -> None:
+    plan = plan_tiles((900, 900), UNetConfig(), tile_shape=tuple(np.array([256, 256])))
+    assert plan == plan_tiles((900, 900), UNetConfig(), tile_shape=(256, 256))
+    assert {type(size) for size in plan.tile_shape} == {int}

@@ -22,7 +22,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import prod
-from typing import NamedTuple
+from numbers import Integral
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -233,7 +234,7 @@ def plan_tiles(
     reach = Reach.of(config)
     solve = _valid_axis if reach.loss else _same_axis
     spans = _spans(shape, region)
-    largest = [None] * len(shape) if tile_shape is None else tile_shape
+    largest = [None] * len(shape) if tile_shape is None else _check_integers(tile_shape)
     axes = tuple(
         tuple(solve(size, span, limit, reach))
         for size, span, limit in zip(shape, spans, largest, strict=True)
@@ -344,6 +345,16 @@ def _check_lengths(dim: int, **given: Sequence[object] | None) -> None:
                 f"{name}={tuple(value)} has {len(value)} axes, and the network is {dim}D. "
                 f"Give {dim} values, ({'Y, X' if dim == 2 else 'Z, Y, X'})."
             )
+
+
+def _check_integers(tile_shape: Sequence[Any]) -> list[int]:
+    for size in tile_shape:
+        if isinstance(size, bool) or not isinstance(size, Integral):
+            raise ShapeError(
+                f"tile_shape={tuple(tile_shape)!r} holds {size!r}, and sizes are whole numbers of "
+                "voxels. Give integers, such as 256."
+            )
+    return [int(size) for size in tile_shape]
 
 
 def _check_tile(tile: int, reach: Reach) -> None:
