@@ -122,7 +122,7 @@ def test_dependencies_are_what_is_imported(repository: Path) -> None:
     project = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     declared = {re.split(r"[^\w.-]", line)[0] for line in project["dependencies"]}
     assert imported - declared == {"monai"}, "only training needs an extra"
-    assert declared - imported == {"pooch"}
+    assert declared <= imported
 
 
 def test_the_installed_manifest_is_the_one_in_the_tree(repository: Path) -> None:

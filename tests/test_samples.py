@@ -1,9 +1,15 @@
+import errno
+import re
 import time
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pooch
 import pytest
 from scipy.ndimage import label
+from skimage import data
 
 from unetari import samples
 from unetari.errors import ImageFileError
@@ -88,22 +94,49 @@ def test_light_fades_with_depth(generated: dict[Callable[[int], Sample], Sample]
     assert lower < upper
 
 
-def offline() -> np.ndarray:
-    raise ConnectionError("HTTPSConnectionPool: no route (Caused by a long story)")
+def test_real_samples_when_offline(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def load() -> np.ndarray:
+        pooch.retrieve("http://127.0.0.1:9/image.tif", None, path=tmp_path)  # nobody listens there
+        return np.zeros(0)
 
-
-def test_real_samples_when_offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    from skimage import data
-
+    monkeypatch.setenv("NO_PROXY", "*")
     for name, fetch in (("cells3d", samples.cells_3d), ("human_mitosis", samples.human_mitosis)):
-        monkeypatch.setattr(data, name, offline, raising=False)
-        with pytest.raises(ImageFileError, match=rf"{name} cannot be downloaded: .*no route\. "):
+        monkeypatch.setattr(data, name, load, raising=False)
+        with pytest.raises(ImageFileError, match=rf"{name} .*downloaded: 127\.0\.0\.1 cannot be"):
             fetch()
+    assert capfd.readouterr().err == ""
+
+
+def answer(status: int, reason: str) -> OSError:
+    error = OSError("404 Client Error, for https://a.very/long?url")
+    error.response = SimpleNamespace(status_code=status, reason=reason)  # type: ignore[attr-defined]
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (answer(404, "Not Found"), "the server answered 404 (Not Found)"),
+        (ValueError("hash of downloaded file is d41d8cd98f00"), "what arrived is damaged"),
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+        (ConnectionError("no route"), "no route"),
+        (TimeoutError(), "TimeoutError"),
+    ],
+)
+def test_the_cause_of_a_failed_download_is_short(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, cause: str
+) -> None:
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(data, "cells3d", fail, raising=False)
+    with pytest.raises(ImageFileError, match=re.escape(f"downloaded: {cause}. It is")):
+        samples.cells_3d()
 
 
 def test_nuclei_channel_of_cells3d(monkeypatch: pytest.MonkeyPatch) -> None:
-    from skimage import data
-
     volume = np.zeros((6, 2, 8, 9), np.uint16)
     volume[:, 1] = 7
     monkeypatch.setattr(data, "cells3d", lambda: volume, raising=False)

@@ -10,16 +10,20 @@ sigma = 0.21 wavelength / NA, axially sigma = 0.85 n wavelength / NA**2.
 
 from __future__ import annotations
 
+import logging
 import math
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import numpy as np
 
 from unetari.errors import ImageFileError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
@@ -343,7 +347,8 @@ def _fetch(name: str) -> NDArray[Any]:
 
     load: Callable[[], NDArray[Any]] = getattr(data, name)
     try:
-        return np.asarray(load())
+        with _quiet_download():
+            return np.asarray(load())
     # requests raises OSErrors; a broken download gives a ValueError of pooch's hash check.
     except (OSError, ValueError) as error:
         raise ImageFileError(
@@ -352,6 +357,28 @@ def _fetch(name: str) -> NDArray[Any]:
         ) from error
 
 
-def _cause(error: BaseException) -> str:
-    text = str(error).split("(Caused by", maxsplit=1)[0].strip() or type(error).__name__
-    return text if len(text) < 200 else f"{text[:200]}..."
+@contextmanager
+def _quiet_download() -> Iterator[None]:
+    """Keep pooch, which scikit-image fetches with, from telling stderr of every attempt."""
+    import pooch
+
+    logger = pooch.get_logger()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _cause(error: OSError | ValueError) -> str:
+    """Return a short reason; the texts of requests are long and made for its developers."""
+    # Errors of requests know what was asked for and, if anything came back, the response.
+    response, request = getattr(error, "response", None), getattr(error, "request", None)
+    if response is not None:
+        return f"the server answered {response.status_code} ({response.reason})"
+    if request is not None:
+        return f"{urlsplit(request.url).hostname} cannot be reached"
+    if isinstance(error, ValueError):
+        return "what arrived is damaged"
+    return error.strerror or shorten(str(error), 200) or type(error).__name__
