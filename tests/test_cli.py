@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -332,6 +333,46 @@ def test_info_takes_assumptions(folder: Path) -> None:
 @pytest.mark.parametrize("arguments", [[], ["--list"]])
 def test_info_lists_bundled_models(arguments: list[str]) -> None:
     assert tuple(succeed("info", *arguments).stdout.split()) == unetari.bundled_models()
+
+
+def test_info_draws_the_network(folder: Path, model_2d: Path, model_3d: Path) -> None:
+    result = succeed("info", model_2d, "--diagram", "net.svg")
+    assert "n_blocks=2" in words(result.stdout)
+    assert "net.svg" in result.stderr
+    assert (folder / "net.svg").read_text(encoding="utf-8") == unetari.draw_svg(
+        UNetConfig(n_blocks=2, start_filters=4)
+    )
+    succeed("info", model_3d, "--diagram", "volume.svg", "--shape", "51,132,134")
+    assert "Z odd" in (folder / "volume.svg").read_text(encoding="utf-8")
+
+
+def test_info_overwrites_no_drawing_unasked(folder: Path, model_2d: Path) -> None:
+    (folder / "net.svg").write_text("mine")
+    result = run("info", model_2d, "--diagram", "net.svg")
+    assert result.exit_code == 1
+    assert "exists already" in words(result.stderr)
+    assert (folder / "net.svg").read_text() == "mine"
+    succeed("info", model_2d, "--diagram", "net.svg", "--overwrite")
+    assert "<svg" in (folder / "net.svg").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "reason"),
+    [
+        (["--diagram", "net.png"], 1, "Use net.svg"),
+        (["--diagram", "net.svg", "--shape", "3,64,64"], 1, "the network is 2D"),
+        (["--diagram", "net.svg", "--shape", "64 by 64"], 1, "is no size"),
+        (["--shape", "64,64"], 2, "Give --diagram"),
+        (["--list", "--diagram", "net.svg"], 2, "needs the MODEL"),
+    ],
+)
+def test_info_refuses_drawings_that_cannot_be(
+    folder: Path, model_2d: Path, arguments: list[str], code: int, reason: str
+) -> None:
+    result = run("info", model_2d, *arguments)
+    assert result.exit_code == code
+    assert reason in words(re.sub(r"[\W]*\n[\W]*", " ", result.stderr))
+    assert not (folder / "net.svg").exists()
 
 
 # train

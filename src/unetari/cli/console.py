@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterable, Sequence
 from functools import cache
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
-from unetari.errors import ConfigError
+from unetari.errors import ConfigError, ShapeError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -157,6 +158,25 @@ def _parse_value(text: str) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
+
+
+def parse_sizes(text: str, option: str) -> tuple[int, ...]:
+    """Read sizes as people write them.
+
+    Raises
+    ------
+    ShapeError
+        If it is anything else.
+
+    Examples
+    --------
+    >>> parse_sizes("512x512", "--tile"), parse_sizes("51, 132, 134", "--shape")
+    ((512, 512), (51, 132, 134))
+    """
+    parts = re.split(r"[x,\s]+", text.strip().lower())
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise ShapeError(f"{option} {text!r} is no size. Write it as 512x512, or 32x256x256 in 3D.")
+    return tuple(map(int, parts))
 
 
 def describe_sizes(sizes: Sequence[float]) -> str:

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from unetari.cli.console import AssumeOption, describe_sizes, parse_settings, show_message, stdout
+from unetari.cli.console import (
+    AssumeOption,
+    OverwriteOption,
+    describe_sizes,
+    parse_settings,
+    parse_sizes,
+    show_message,
+    stdout,
+)
+from unetari.errors import ConfigError
 from unetari.model.bundled import bundled_models
 
 if TYPE_CHECKING:
@@ -26,23 +36,68 @@ def info(
         bool, typer.Option("--list", help="List the names of the bundled models.")
     ] = False,
     assume: AssumeOption = None,
+    diagram: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.svg", help="Draw the network into this file, too."),
+    ] = None,
+    shape: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[Z,]Y,X",
+            help="Show the sizes of an image of this shape in the diagram, red where they go odd.",
+        ),
+    ] = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
-    """Show a model's card, options and what was assumed about it."""
+    """Show a model's card, options and what was assumed about it; draw its network."""
+    _check_usage(None if list_all else model, diagram, shape)
     if model is None or list_all:
         _list_bundled()
         return
+    from unetari.model.checkpoint import load_model
+    from unetari.storage.svg import check_svg_path
+
+    sizes = None if shape is None else parse_sizes(shape, "--shape")
+    target = None if diagram is None else check_svg_path(diagram, overwrite=overwrite)
+    loaded = load_model(model, **parse_settings(assume))
+    _show_card(loaded)
+    if target is not None:
+        _draw(loaded, target, sizes, overwrite)
+
+
+def _check_usage(model: str | None, diagram: Path | None, shape: str | None) -> None:
+    if diagram is not None and model is None:
+        raise typer.BadParameter("--diagram needs the MODEL to draw.")
+    if shape is not None and diagram is None:
+        raise typer.BadParameter("--shape is for the diagram. Give --diagram FILE.svg, too.")
+
+
+def _show_card(model: Model) -> None:
     from rich import box
     from rich.table import Table
-
-    from unetari.model.checkpoint import load_model
 
     table = Table(box=box.SIMPLE, show_header=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    for name, text in _lines(load_model(model, **parse_settings(assume))):
+    for name, text in _lines(model):
         if text:
             table.add_row(name, text)
     stdout().print(table)
+
+
+def _draw(model: Model, path: Path, shape: tuple[int, ...] | None, overwrite: bool) -> None:
+    from unetari.core.config import UNetConfig
+    from unetari.core.diagram import draw_svg
+    from unetari.storage.svg import save_svg
+
+    config = model.spec.config
+    if not isinstance(config, UNetConfig):
+        raise ConfigError(
+            f"{model.source}: --diagram draws the U-Nets of unetari, and this is another network. "
+            "Leave --diagram out."
+        )
+    save_svg(draw_svg(config, shape), path, overwrite=overwrite)
+    show_message(f"Diagram: {path}")
 
 
 def _list_bundled() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Generator
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,12 +19,13 @@ from unetari.cli.console import (
     OverwriteOption,
     describe_image,
     parse_settings,
+    parse_sizes,
     progress_bar,
     show_message,
     show_voxel_sizes,
     stdout,
 )
-from unetari.errors import OutputExistsError, ShapeError
+from unetari.errors import OutputExistsError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -74,7 +74,7 @@ def predict(
 
     outputs = [out] if scores is None else [out, scores]
     _check_outputs(outputs, image, overwrite)
-    tile_shape = None if tile is None else _parse_tile(tile)
+    tile_shape = None if tile is None else parse_sizes(tile, "--tile")
     opened = open_image(image, axes)
     loaded = _load(model, assume, opened)
 
@@ -114,13 +114,6 @@ def _check_outputs(outputs: list[Path], image: Path, overwrite: bool) -> None:
     record = record_file(outputs[0])
     if record.exists() and not overwrite:
         raise OutputExistsError(f"{record} exists already. Choose another name, or --overwrite.")
-
-
-def _parse_tile(text: str) -> tuple[int, ...]:
-    parts = re.split(r"[x,\s]+", text.strip().lower())
-    if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise ShapeError(f"--tile {text!r} is no size. Write it as 512x512, or 32x256x256 in 3D.")
-    return tuple(map(int, parts))
 
 
 def _load(name: str, assume: list[str] | None, image: ImageFile) -> Model:
