@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any, get_args
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from pydantic import model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from unetari.core.config import UP_MODES, Activation, ConvMode, FrozenModel, UNetConfig, UpMode
 from unetari.core.normalization import Normalization
@@ -17,7 +17,10 @@ from unetari.errors import ConfigError, ModelFileError
 from unetari.model.unet import UNet
 
 Weights = Mapping[str, Tensor]
+AnyActivation = Activation | Literal["leaky0.01", "silu", "rrelu", "prelu", "linear"]
+"""The activation functions of the networks of this and other programs."""
 
+_Network = TypeVar("_Network", bound=nn.Module)
 _BLOCK = re.compile(r"down_blocks\.(\d+)\.")
 _FIRST = "down_blocks.0.conv1.weight"
 _FINAL = "conv_final.weight"
@@ -27,8 +30,8 @@ _EXPECTED = f"a unetari U-Net ({_FIRST}, ..., {_FINAL})"
 class LoadOptions(FrozenModel):
     """What the caller knows about a model and bare weights cannot tell."""
 
-    activation: Activation | None = None
-    """Activation function, see `UNetConfig`."""
+    activation: AnyActivation | None = None
+    """Activation function, see `UNetConfig`; networks of other programs know more."""
     conv_mode: ConvMode | None = None
     """Convolution mode, see `UNetConfig`."""
     up_mode: UpMode | None = None
@@ -38,6 +41,16 @@ class LoadOptions(FrozenModel):
     `Normalization`, how intensities are mapped before they reach the network."""
     class_names: tuple[str, ...] = ()
     """One name per label, background first."""
+    layer_order: str | None = None
+    """pytorch-3dunet: the layers of a convolution in its letters, such as "gcr"."""
+    pool_size: Literal["2x2x2", "1x2x2"] | None = None
+    """pytorch-3dunet: voxels that pooling makes one, (z, y, x)."""
+    final_activation: Literal["sigmoid", "softmax"] | None = None
+    """pytorch-3dunet: whether several classes exclude each other ("softmax") or not."""
+    full_norm: bool | None = None
+    """elektronn3: normalization after every convolution, or at the end of each block only."""
+    entry: str | None = None
+    """The entry of a training checkpoint that holds the weights, such as "ema"."""
 
     @model_validator(mode="before")
     @classmethod
@@ -46,11 +59,14 @@ class LoadOptions(FrozenModel):
         return {k: v for k, v in data.items() if v is not None} if isinstance(data, dict) else data
 
     @property
-    def network(self) -> dict[str, str]:
-        """The given options of `UNetConfig`."""
-        names = ("activation", "conv_mode", "up_mode", "normalization")
-        values = {name: getattr(self, name) for name in names}
-        return {name: value for name, value in values.items() if isinstance(value, str)}
+    def network(self) -> dict[str, Any]:
+        """The given options of the network."""
+        values = {name: value for name, value in self if name not in ("class_names", "entry")}
+        return {
+            name: value
+            for name, value in values.items()
+            if value is not None and not isinstance(value, Normalization)
+        }
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -102,27 +118,60 @@ def infer_config(weights: Weights, options: LoadOptions) -> tuple[UNetConfig, tu
         "normalization": _possible_normalizations(weights, first.shape[0]),
         "up_mode": _possible_up_modes(weights, told["dim"], told["n_blocks"]),
     }
-    for name, value in options.network.items():
+    chosen, notes = choose_options(options, choices)
+    return _valid_config({**told, **chosen}), notes
+
+
+def choose_options(
+    options: LoadOptions, choices: Mapping[str, Sequence[Any]]
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Choose every option among what the weights allow: as given, else the usual one.
+
+    Parameters
+    ----------
+    options : LoadOptions
+        What the caller knows.
+    choices : mapping of str to sequence
+        Per option what the weights allow, the usual first.
+
+    Returns
+    -------
+    chosen : dict
+        A value for every option.
+    notes : tuple of str
+        What was assumed, a sentence each.
+
+    Raises
+    ------
+    ConfigError
+        If a given option contradicts the weights or means nothing to their network.
+    """
+    given = options.network
+    for name, value in given.items():
+        if name not in choices:
+            raise ConfigError(
+                f"{name}={value!r} means nothing to this network, whose options are "
+                f"{', '.join(choices)}. Leave it out."
+            )
         if value not in choices[name]:
             raise ConfigError(
                 f"{name}={value!r} contradicts the weights, which allow "
-                f"{', '.join(choices[name])}. Leave it out or choose one of these."
+                f"{', '.join(map(str, choices[name]))}. Leave it out or choose one of these."
             )
-    open_choices = {n: c for n, c in choices.items() if n not in options.network and len(c) > 1}
     notes = tuple(
         f"{name}={values[0]!r} is assumed: the weights do not tell it from "
         f"{', '.join(map(repr, values[1:]))}."
-        for name, values in open_choices.items()
+        for name, values in choices.items()
+        if name not in given and len(values) > 1
     )
-    assumed = {name: values[0] for name, values in choices.items()}
-    return _valid_config({**told, **assumed, **options.network}), notes
+    return {**{name: values[0] for name, values in choices.items()}, **given}, notes
 
 
 def _find_ends(weights: Weights) -> tuple[Tensor, Tensor]:
     first, final = weights.get(_FIRST), weights.get(_FINAL)
     if first is None or final is None or first.ndim not in (4, 5) or final.ndim != first.ndim:
         raise ModelFileError(
-            f"The weights belong to another architecture: found {_some(weights)}, "
+            f"The weights belong to another architecture: found {list_names(weights)}, "
             f"expected {_EXPECTED}. Convert them, or load them with the program they come from."
         )
     return first, final
@@ -142,8 +191,19 @@ def _possible_normalizations(weights: Weights, start_filters: int) -> tuple[str,
         return ("batch",)
     if "down_blocks.0.norm1.weight" not in weights:
         return ("none", "instance")
-    divisors = [n for n in range(1, start_filters + 1) if start_filters % n == 0]
-    usual = math.gcd(8, start_filters)
+    return possible_groups(start_filters)
+
+
+def possible_groups(channels: int) -> tuple[str, ...]:
+    """Return the group normalizations that divide `channels`, the usual one first.
+
+    Examples
+    --------
+    >>> possible_groups(12)
+    ('group4', 'group1', 'group2', 'group3', 'group6', 'group12')
+    """
+    divisors = [n for n in range(1, channels + 1) if channels % n == 0]
+    usual = math.gcd(8, channels)
     return tuple(f"group{n}" for n in sorted(divisors, key=lambda n: (n != usual, n)))
 
 
@@ -178,31 +238,56 @@ def build_network(config: UNetConfig, weights: Weights) -> UNet:
     """
     with torch.device("meta"):
         network = UNet(config)
+    return fill_network(network, weights, "a unetari U-Net, whose blocks double their filters")
+
+
+def fill_network(network: _Network, weights: Weights, name: str) -> _Network:
+    """Give a network without memory its weights, once all names, shapes and values are right.
+
+    Parameters
+    ----------
+    network : nn.Module
+        On the meta device.
+    weights : mapping of str to Tensor
+        Exactly the network's state_dict; floats of any precision, on the CPU.
+    name : str
+        What the network is, for errors.
+
+    Returns
+    -------
+    nn.Module
+        The network, in evaluation mode, float32, sharing no memory with `weights`.
+
+    Raises
+    ------
+    ModelFileError
+        If names, shapes or types differ or a weight is not finite.
+    """
     expected = network.state_dict()
-    _check_names(expected, weights)
-    _check_shapes(expected, weights)
+    _check_names(expected, weights, name)
+    _check_shapes(expected, weights, name)
     checked = {name: _convert(name, weights[name], expected[name].dtype) for name in expected}
     network.load_state_dict(checked, strict=True, assign=True)
     return network.eval()
 
 
-def _check_names(expected: Weights, weights: Weights) -> None:
+def _check_names(expected: Weights, weights: Weights, network: str) -> None:
     missing = [name for name in expected if name not in weights]
     unknown = [name for name in weights if name not in expected]
     if not missing and not unknown:
         return
     parts = []
     if missing:
-        parts.append(f"missing {_some(missing)}")
+        parts.append(f"missing {list_names(missing)}")
     if unknown:
-        parts.append(f"not expected {_some(unknown)}")
+        parts.append(f"not expected {list_names(unknown)}")
     raise ModelFileError(
         f"The weights do not fit the network: {'; '.join(parts)}. "
-        "Save the complete state_dict of a unetari U-Net, and nothing else."
+        f"Save the complete state_dict of {network}, and nothing else."
     )
 
 
-def _check_shapes(expected: Weights, weights: Weights) -> None:
+def _check_shapes(expected: Weights, weights: Weights, network: str) -> None:
     wrong = [
         f"{name} has shape {tuple(weights[name].shape)} instead of {tuple(tensor.shape)}"
         for name, tensor in expected.items()
@@ -212,7 +297,7 @@ def _check_shapes(expected: Weights, weights: Weights) -> None:
         more = f" (and {len(wrong) - 3} more)" if len(wrong) > 3 else ""
         raise ModelFileError(
             f"The weights do not fit the network: {'; '.join(wrong[:3])}{more}. "
-            "Its blocks must double their filters, as those of a unetari U-Net do."
+            f"Save the state_dict of {network}."
         )
 
 
@@ -235,7 +320,8 @@ def _convert(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return converted
 
 
-def _some(names: Iterable[str], limit: int = 3) -> str:
+def list_names(names: Iterable[str], limit: int = 3) -> str:
+    """Return the first names for a message, and how many more there are."""
     listed = list(names)
     shown = ", ".join(str(name)[:80] for name in listed[:limit])
     if len(listed) > limit:
