@@ -123,6 +123,27 @@ def make_all(studio: Studio) -> None:
     studio.viewer.scene.camera.angles = (10, 35, 120)
     studio.predict()
     studio.take("volume")
+    show_diagram(studio)
+
+
+def show_diagram(studio: Studio) -> None:
+    """Unfold the diagram for a plane and for a volume, in dark and in light."""
+    model, theme = studio.dock.model, studio.viewer.theme
+    model.set_page("Build")
+    model.diagram.set_open(True)
+    pictures = {
+        "dark": ("nuclei_2d", UNetConfig()),
+        "light": ("nuclei_3d", UNetConfig(dim=3, n_blocks=5)),
+    }
+    for name, (sample, config) in pictures.items():
+        studio.viewer.theme = name
+        studio.open_sample(sample)
+        model.editor.set_value(config)
+        pause(1000)  # the panel takes its height
+        studio.dock.ensureWidgetVisible(model.diagram.save_button)
+        studio.take(f"diagram_{name}")
+    model.diagram.set_open(False)
+    studio.viewer.theme = theme
 
 
 def show_problem(studio: Studio) -> None:

@@ -42,7 +42,7 @@ _PALETTES: dict[str, dict[str, tuple[str, ...]]] = {
         "labels": ("#f2f3f5", "#7b8590"),
     },
     "dark": {
-        "background": ("#262930",),
+        "background": ("#23242b",),
         "text": ("#f0f1f2",),
         "muted": ("#b9c1cb",),
         "alert": ("#ff8f86",),

@@ -136,6 +136,7 @@ class UnetariDock(QScrollArea):
 
     def _on_image(self) -> None:
         choice, source = self.model.value(), self.image.value()
+        self.model.diagram.set_image(source)
         self._report = None
         if choice is None or source is None:
             self.image.report.show_sentences([])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import (
     QFileDialog,
+    QHBoxLayout,
     QPushButton,
     QTabBar,
     QToolButton,
@@ -23,6 +24,7 @@ from unetari.core.spec import ModelSpec
 from unetari.model.bundled import SUFFIX, bundled_models
 from unetari.widgets.background import Background, single_shot
 from unetari.widgets.config_editor import UNetConfigEditor, describe
+from unetari.widgets.diagram import DiagramSection
 from unetari.widgets.fields import choice, form
 from unetari.widgets.messages import Message, State, TextLabel
 from unetari.widgets.model_file import ModelFilePage
@@ -111,6 +113,7 @@ class ModelWidget(QWidget):
         self.details = TextLabel()
         self._save = QPushButton("Save model...")
         self._save.setToolTip("Write weights and options to one .safetensors file")
+        self.diagram = DiagramSection()
         self.about.setText("Network, licence, data")
         self.about.setCheckable(True)
         self.about.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
@@ -132,7 +135,11 @@ class ModelWidget(QWidget):
         column.addWidget(self.card)
         column.addWidget(self.about)
         column.addWidget(self.details)
-        column.addWidget(self._save)
+        last = QHBoxLayout()
+        last.addWidget(self.diagram.toggle)
+        last.addWidget(self._save, stretch=1)
+        column.addLayout(last)
+        column.addWidget(self.diagram)
         return pages
 
     def _show_details(self, shown: bool) -> None:
@@ -140,6 +147,7 @@ class ModelWidget(QWidget):
         self.details.setVisible(shown)
 
     def _connect(self) -> None:
+        self.changed.connect(self._show_diagram)
         self._tabs.currentChanged.connect(self._show_page)
         self.about.toggled.connect(self._show_details)
         self.bundled.changed.connect(self._reload)
@@ -283,6 +291,13 @@ class ModelWidget(QWidget):
         self.details.setText(details)
         self.about.setVisible(bool(details))
         self.details.setVisible(bool(details) and self.about.isChecked())
+
+    def _show_diagram(self) -> None:
+        choice = self.value()
+        if choice is None:
+            self.diagram.set_network(None)
+        else:
+            self.diagram.set_network(choice.spec.config, choice.spec.name)
 
     def _ask_and_save(self) -> None:
         choice = self.value()
