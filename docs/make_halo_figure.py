@@ -45,7 +45,8 @@ def draw() -> Iterator[str]:
     y, x = chosen.inner
     yield text((y.start + y.stop) // 2, (x.start + x.stop) // 2, "inner: written", ORANGE)
     yield text(chosen.outer[0].start + 20, (x.start + x.stop) // 2, "outer: read", BLUE)
-    yield text(y.stop + plan.halo // 2 + 5, (x.start + x.stop) // 2, f"halo: {plan.halo}", BLUE)
+    halo = plan.halo[0]
+    yield text(y.stop + halo // 2 + 5, (x.start + x.stop) // 2, f"halo: {halo}", BLUE)
     yield text(-10, SHAPE[1] // 2, f"image {SHAPE[0]} x {SHAPE[1]}, {len(plan)} tiles", GREY)
     yield "</svg>\n"
 

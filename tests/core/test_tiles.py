@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unetari.core.config import UP_MODES, UNetConfig
-from unetari.core.tiles import Reach, Span, TilePlan, mirror, plan_tiles
+from unetari.core.sizes import Reach
+from unetari.core.tiles import Span, TilePlan, mirror, plan_tiles
 from unetari.errors import ShapeError
 
 CONFIGS = [
@@ -53,16 +54,16 @@ def test_outer_boxes_share_one_shape_and_one_grid(plan: TilePlan) -> None:
     for tile in plan:
         assert tile.shape == plan.tile_shape
         for span, reference in zip(tile.outer, first.outer, strict=True):
-            assert (span.start - reference.start) % plan.multiple == 0
+            assert (span.start - reference.start) % plan.multiple[0] == 0
 
 
 @settings(max_examples=150, deadline=None)
 @given(plans())
 def test_halo_separates_what_is_read_from_what_is_written(plan: TilePlan) -> None:
-    reach = plan.reach
     for tile in plan:
         for axis, (outer, inner) in enumerate(zip(tile.outer, tile.inner, strict=True)):
-            end = -(-plan.shape[axis] // plan.multiple) * plan.multiple
+            reach = plan.reach[axis]
+            end = reach.rule.above(plan.shape[axis])
             margin = reach.margin
             at_border = reach.loss == 0
             assert inner.start - outer.start >= margin or (at_border and outer.start == 0)

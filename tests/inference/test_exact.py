@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from unetari import predict
 from unetari.core.config import UP_MODES
-from unetari.core.tiles import Reach
+from unetari.core.sizes import Reach
 from unetari.model.checkpoint import Model
 
 MakeModel = Callable[..., Model]

@@ -7,7 +7,8 @@ from math import prod
 import pytest
 
 from unetari.core.config import UNetConfig
-from unetari.core.tiles import Reach, plan_tiles
+from unetari.core.sizes import Reach
+from unetari.core.tiles import plan_tiles
 from unetari.inference.memory import bytes_per_voxel, choose_tile_shape, shrink
 
 GIB = 2**30

@@ -21,6 +21,7 @@ from unetari.errors import ConfigError
 from unetari.model.bundled import bundled_models
 
 if TYPE_CHECKING:
+    from unetari.core.network import NetworkConfig
     from unetari.model.checkpoint import Model
 
 
@@ -110,19 +111,13 @@ def _list_bundled() -> None:
 
 def _lines(model: Model) -> Iterator[tuple[str, str]]:
     from unetari.core.normalization import describe_intensities
-    from unetari.core.shapes import receptive_field
-    from unetari.model.summary import count_parameters
 
-    spec, config = model.spec, model.spec.config
-    field = receptive_field(config)
+    spec = model.spec
     yield "name", spec.name
     yield "description", spec.description
     yield "classes", ", ".join(f"{i} {name}" for i, name in enumerate(spec.labels))
     yield "voxel size", f"{describe_sizes(spec.voxel_size)} um" if spec.voxel_size else ""
-    yield "network", ", ".join(f"{key}={value}" for key, value in config.model_dump().items())
-    yield "parameters", f"{count_parameters(config):,}"
-    yield "size multiple", str(config.multiple)
-    yield "receptive field", f"{describe_sizes([field] * config.dim)} voxels"
+    yield from _network_lines(spec.config)
     yield "normalization", describe_intensities(spec.normalization)
     yield "authors", ", ".join(spec.authors)
     yield "licence", spec.license
@@ -132,6 +127,26 @@ def _lines(model: Model) -> Iterator[tuple[str, str]]:
     yield "SHA-256", model.sha256
     for note in model.notes:
         yield "note", note
+
+
+def _network_lines(config: NetworkConfig) -> Iterator[tuple[str, str]]:
+    from unetari.core.config import UNetConfig
+    from unetari.core.network import reach_of
+    from unetari.core.shapes import receptive_field
+    from unetari.model.summary import count_parameters
+
+    known = config.model_dump(exclude={"reach", "parameters", "features"})
+    yield "network", ", ".join(f"{key}={value}" for key, value in known.items())
+    reaches = reach_of(config)
+    if isinstance(config, UNetConfig):
+        parameters: int | None = count_parameters(config)
+        seen = [receptive_field(config)] * config.dim
+    else:
+        parameters = config.parameters
+        seen = [2 * reach.margin + 1 for reach in reaches]
+    yield "parameters", "" if parameters is None else f"{parameters:,}"
+    yield "size multiple", describe_sizes(sorted({reach.multiple for reach in reaches}))
+    yield "receptive field", f"{describe_sizes(seen)} voxels"
 
 
 def _describe_validation(model: Model) -> str:

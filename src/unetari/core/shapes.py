@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from unetari.core.axes import guess_axes
 from unetari.core.config import UNetConfig
+from unetari.core.network import NetworkConfig, reach_of
 from unetari.core.sizes import (
-    SizeRule,
+    Reach,
     compute_max_depth,
     compute_possible_shapes,
     max_valid_blocks,
@@ -65,6 +66,10 @@ class AxisReport:
     comes out of `smaller` (0 if there is none)."""
     fits: bool
     """Whether a plain pass takes this size as it is."""
+    loss: int = 0
+    """Voxels per side that valid convolution takes away."""
+    only_size: int | None = None
+    """The one size a network takes, if it takes no other."""
     thin: bool = False
     """Whether the axis is too short for the network's depth. With same convolution:
     size <= multiple, so that the deepest level has a single voxel, which is what the
@@ -114,13 +119,13 @@ class ShapeReport:
 
 
 def check_shape(
-    config: UNetConfig, source_or_shape: ImageSource | Sequence[int], axes: str | None = None
+    config: NetworkConfig, source_or_shape: ImageSource | Sequence[int], axes: str | None = None
 ) -> ShapeReport:
     """Compare an image with a network, before any work starts.
 
     Parameters
     ----------
-    config : UNetConfig
+    config : UNetConfig or ForeignConfig
         The network.
     source_or_shape : ImageSource or sequence of int
         The image, or its shape.
@@ -150,8 +155,11 @@ def check_shape(
     source = _as_source(config, source_or_shape, axes)
     problems, fixes = _check_axes(config, source)
     channel_problem, channel_fixes = _check_channels(config, source)
-    spatial = [letter for letter in "ZYX"[-config.dim :] if source.size.get(letter)]
-    reports = tuple(_check_axis(config, letter, source.size[letter]) for letter in spatial)
+    reports = tuple(
+        _check_axis(reach, letter, source.size[letter])
+        for letter, reach in zip("ZYX"[-config.dim :], reach_of(config), strict=True)
+        if source.size.get(letter)
+    )
     return ShapeReport(
         axes=reports,
         problems=(*problems, *channel_problem),
@@ -162,7 +170,7 @@ def check_shape(
 
 
 def _as_source(
-    config: UNetConfig, given: ImageSource | Sequence[int], axes: str | None
+    config: NetworkConfig, given: ImageSource | Sequence[int], axes: str | None
 ) -> ImageSource:
     if isinstance(given, ImageSource):
         if axes is None:
@@ -174,7 +182,7 @@ def _as_source(
     return ImageSource(np.broadcast_to(np.zeros((), np.uint8), shape), letters)
 
 
-def _check_axes(config: UNetConfig, source: ImageSource) -> tuple[list[str], list[Fix]]:
+def _check_axes(config: NetworkConfig, source: ImageSource) -> tuple[list[str], list[Fix]]:
     problems = [
         f"Axis {letter} is empty (size 0). Load an image with data."
         for letter, size in source.size.items()
@@ -189,7 +197,7 @@ def _check_axes(config: UNetConfig, source: ImageSource) -> tuple[list[str], lis
     return problems, [Fix("slice_by_slice", None, "Use a 2D network, plane by plane")]
 
 
-def _check_channels(config: UNetConfig, source: ImageSource) -> tuple[list[str], list[Fix]]:
+def _check_channels(config: NetworkConfig, source: ImageSource) -> tuple[list[str], list[Fix]]:
     has, wants, total = source.n_channels, config.in_channels, source.data_channels
     if has == wants or total == 0:
         return [], []
@@ -212,16 +220,16 @@ def _check_channels(config: UNetConfig, source: ImageSource) -> tuple[list[str],
     ], fixes
 
 
-def _check_axis(config: UNetConfig, letter: str, size: int) -> AxisReport:
-    rule = SizeRule.of(config)
+def _check_axis(reach: Reach, letter: str, size: int) -> AxisReport:
+    rule = reach.rule
     levels = tuple(compute_max_depth(size))
     smaller, larger = rule.below(size), rule.above(size)
-    is_valid = config.conv_mode == "valid"
-    thin = size < rule.smallest if is_valid else config.n_blocks > 1 and size <= rule.multiple
+    is_valid = rule.loss > 0
+    thin = size < rule.smallest if is_valid else 1 < rule.multiple >= size
     return AxisReport(
         axis=letter,
         size=size,
-        multiple=config.multiple,
+        multiple=rule.multiple,
         levels=levels,
         max_level=len(levels) - 1,
         max_blocks=max_valid_blocks(size) if is_valid else len(levels),
@@ -229,73 +237,99 @@ def _check_axis(config: UNetConfig, letter: str, size: int) -> AxisReport:
         larger=larger,
         pad=rule.above(size + 2 * rule.loss) - size,
         output_size=(0 if smaller is None else smaller - 2 * rule.loss) if is_valid else size,
-        fits=rule.allows(size),
+        fits=rule.allows(size) and (reach.largest is None or size <= reach.largest),
+        loss=rule.loss,
+        only_size=rule.smallest if reach.largest == rule.smallest else None,
         thin=thin,
     )
 
 
-def _size_fixes(config: UNetConfig, axes: Sequence[AxisReport]) -> Iterator[Fix]:
+def _size_fixes(config: NetworkConfig, axes: Sequence[AxisReport]) -> Iterator[Fix]:
     for axis in axes:
         if not axis.fits:
             target = axis.size + axis.pad
             text = f"Pad {axis.axis} by {axis.pad} px to {target} px (prediction does so by itself)"
             yield Fix("pad", axis.pad, text)
+    thin = [axis for axis in axes if axis.thin]
+    if isinstance(config, UNetConfig):
+        yield from _depth_fixes(config, axes, thin)
+    if config.dim == 3 and "Z" in [axis.axis for axis in thin]:
+        yield Fix("slice_by_slice", None, "Use a 2D network, plane by plane along Z")
+
+
+def _depth_fixes(
+    config: UNetConfig, axes: Sequence[AxisReport], thin: Sequence[AxisReport]
+) -> Iterator[Fix]:
     blocks = min((axis.max_blocks for axis in axes), default=0)
     fewer_fit = 2 <= blocks < config.n_blocks and not all(axis.fits for axis in axes)
     if fewer_fit:
         yield Fix("n_blocks", blocks, f"Use {blocks} blocks: every size is then taken as it is")
-    thin = [axis for axis in axes if axis.thin]
     if not thin:
         return
     enough = _deepest_network(config, min(axis.size for axis in thin))
     if enough and not (fewer_fit and enough == blocks):
         names = _join([axis.axis for axis in thin])
         yield Fix("n_blocks", enough, f"Use {_count(enough, 'block')}, which suits a short {names}")
-    if config.dim == 3 and "Z" in [axis.axis for axis in thin]:
-        yield Fix("slice_by_slice", None, "Use a 2D network, plane by plane along Z")
 
 
 def _deepest_network(config: UNetConfig, size: int) -> int:
     """Return the most blocks for which an axis of this size is not thin, 0 if none."""
     for blocks in range(config.n_blocks - 1, 0, -1):
         shallower = config.replace(n_blocks=blocks)
-        if not _check_axis(shallower, "Z", size).thin:
+        if not _check_axis(Reach.of(shallower), "Z", size).thin:
             return blocks
     return 0
 
 
-def _notes(config: UNetConfig, axes: Sequence[AxisReport]) -> Iterator[str]:
+def _notes(config: NetworkConfig, axes: Sequence[AxisReport]) -> Iterator[str]:
     for names, axis in _by_size(axes):
-        if config.conv_mode == "valid":
-            yield _describe_valid(names, axis, SizeRule.of(config).loss)
+        if axis.only_size is not None and not axis.fits:
+            yield _describe_only_size(names, axis)
+        elif axis.loss:
+            yield _describe_valid(names, axis)
         elif not axis.fits:
-            yield _describe_misfit(names, axis, config.n_blocks)
+            yield f"{_describe_misfit(names, axis)}{_describe_depth(axis, config)}"
         if axis.thin:
             yield _describe_thin(names, axis, config)
 
 
 def _by_size(axes: Sequence[AxisReport]) -> Iterator[tuple[str, AxisReport]]:
-    """Join axes of the same size, so that they share a sentence."""
-    for size in dict.fromkeys(axis.size for axis in axes):
-        same = [axis for axis in axes if axis.size == size]
-        yield _join([axis.axis for axis in same]), same[0]
+    """Join axes that differ in their letter only, so that they share a sentence."""
+    alike: dict[AxisReport, list[str]] = {}
+    for axis in axes:
+        alike.setdefault(replace(axis, axis=""), []).append(axis.axis)
+    for axis, names in alike.items():
+        yield _join(names), axis
 
 
-def _describe_misfit(names: str, axis: AxisReport, n_blocks: int) -> str:
-    text = (
-        f"{names}: {axis.size} px is not a multiple of {axis.multiple}. Prediction pads "
+def _describe_only_size(names: str, axis: AxisReport) -> str:
+    return (
+        f"{names}: {axis.size} px. The network takes tiles of {axis.only_size} px and no other "
+        "size: prediction covers the image with such tiles, mirrored where they reach past it."
+    )
+
+
+def _describe_misfit(names: str, axis: AxisReport) -> str:
+    rule = f"is not a multiple of {axis.multiple}"
+    if axis.larger % axis.multiple or axis.size % axis.multiple == 0:
+        rule = f"does not fit: the network takes {axis.larger}, and every {axis.multiple} more"
+    return (
+        f"{names}: {axis.size} px {rule}. Prediction pads "
         f"{axis.pad} px by reflection and crops them off again; {axis.larger} fits as it is."
     )
-    if axis.thin or axis.max_blocks >= n_blocks:
-        return text
+
+
+def _describe_depth(axis: AxisReport, config: NetworkConfig) -> str:
+    if not isinstance(config, UNetConfig) or axis.thin or axis.max_blocks >= config.n_blocks:
+        return ""
     if axis.max_blocks == 1:
-        return f"{text} Being odd, {axis.size} fits only a single block without padding."
-    return f"{text} At most {axis.max_blocks} blocks fit {axis.size} without padding."
+        return f" Being odd, {axis.size} fits only a single block without padding."
+    return f" At most {axis.max_blocks} blocks fit {axis.size} without padding."
 
 
-def _describe_valid(names: str, axis: AxisReport, loss: int) -> str:
+def _describe_valid(names: str, axis: AxisReport) -> str:
     text = (
-        f"{names}: {axis.size} px. Valid convolution loses {loss} px on each side; prediction "
+        f"{names}: {axis.size} px. Valid convolution loses {axis.loss} px on each side; prediction "
         f"mirrors {axis.pad} px in all, so that the result still covers the image."
     )
     if axis.fits:
@@ -304,22 +338,25 @@ def _describe_valid(names: str, axis: AxisReport, loss: int) -> str:
     return f"{text} A plain pass takes sizes such as {nearest}, not {axis.size}."
 
 
-def _describe_thin(names: str, axis: AxisReport, config: UNetConfig) -> str:
-    blocks = _count(config.n_blocks, "block")
+def _describe_thin(names: str, axis: AxisReport, config: NetworkConfig) -> str:
+    ours = isinstance(config, UNetConfig)
+    blocks = _count(config.n_blocks, "block") if isinstance(config, UNetConfig) else "the network"
+    deepest = f"the deepest of {blocks}" if ours else "its deepest level"
     reason = (
         f"a plain pass of {blocks} takes at least {axis.larger} px"
-        if config.conv_mode == "valid"
-        else f"the deepest of {blocks} sees a single voxel of it"
+        if axis.loss
+        else f"{deepest} sees a single voxel of it"
     )
     plane_by_plane = ", or a 2D network plane by plane," if config.dim == 3 and "Z" in names else ""
-    advice = f"A network with fewer blocks{plane_by_plane} suits it better."
+    unit = "blocks" if ours else "levels"
+    advice = f"A network with fewer {unit}{plane_by_plane} suits it better."
     return f"{names}: {axis.size} px is thin: {reason}. {advice}"
 
 
-def _facts(config: UNetConfig, source: ImageSource, axes: Sequence[AxisReport]) -> Iterator[str]:
-    fitting = [axis for axis in axes if axis.fits and config.conv_mode == "same"]
-    for names, axis in _by_size(fitting):
-        rule = f", being a multiple of {config.multiple}" if config.n_blocks > 1 else ""
+def _facts(config: NetworkConfig, source: ImageSource, axes: Sequence[AxisReport]) -> Iterator[str]:
+    for names, axis in _by_size([axis for axis in axes if axis.fits and not axis.loss]):
+        is_rule = axis.multiple > 1 and axis.larger % axis.multiple == 0
+        rule = f", being a multiple of {axis.multiple}" if is_rule else ""
         yield f"{names}: {axis.size} px fits as it is{rule}."
     looped = {x: source.size[x] for x in source.label_axes if x not in "ZYX"[-config.dim :]}
     count = math.prod(looped.values())

@@ -11,6 +11,7 @@ from unetari.core.config import UNetConfig, UpMode
 from unetari.errors import ShapeError
 
 _MAX_BLOCKS = 10
+_CONVOLUTION_RADIUS = 2  # two 3x3 convolutions per block
 _INTERPOLATION = {
     # First and last coarse voxel that fine voxel 2k, and 2k + 1, is made of, less k.
     "transposed": ((0, 0), (0, 0)),
@@ -217,7 +218,76 @@ class SizeRule:
         return self.smallest + steps * self.multiple
 
 
+@dataclass(frozen=True)
+class Reach:
+    """How far one output voxel of a network depends on its surroundings, per axis."""
+
+    rule: SizeRule
+    """Which sizes the network takes, and the voxels per side that valid convolution loses."""
+    halo: int
+    """Voxels read and not written per side, with same convolution: a multiple of P."""
+    trim: int = 0
+    """Voxels per side that interpolation spoils where a tile of valid convolution ends."""
+    largest: int | None = None
+    """Largest size the network takes, if there is a limit; equal to `rule.smallest` for
+    networks of one fixed size."""
+
+    @classmethod
+    def of(cls, config: UNetConfig) -> Reach:
+        """Derive the reach of a U-Net from its options.
+
+        The margin follows one output voxel backwards: through the decoder,
+        where an interpolation widens it by its stencil, to the deepest block,
+        and through the encoder, where every pooling doubles it.
+        """
+        rule = SizeRule.of(config)
+        if rule.loss:
+            # Per level, interpolation mixes what lies beyond the end into this many voxels.
+            spoilt = max(0, -2 * upsampling_inputs(0, 0, config.up_mode)[0] - 1)
+            return cls(rule, 0, spoilt * (rule.multiple - 1))
+        margin = _CONVOLUTION_RADIUS
+        for _ in range(config.n_blocks - 1):
+            margin = _CONVOLUTION_RADIUS - upsampling_inputs(-margin, 0, config.up_mode)[0]
+        for _ in range(config.n_blocks - 1):
+            margin = 2 * margin + _CONVOLUTION_RADIUS
+        return cls(rule, round_up(margin, rule.multiple), 0)
+
+    @property
+    def multiple(self) -> int:
+        """Size multiple P at which every level pools evenly."""
+        return self.rule.multiple
+
+    @property
+    def loss(self) -> int:
+        """Voxels that valid convolution takes away per side; 0 with same convolution."""
+        return self.rule.loss
+
+    @property
+    def margin(self) -> int:
+        """Voxels per side that a tile reads and does not write."""
+        return self.halo + self.loss + self.trim
+
+    def step(self, tile: int) -> int:
+        """Return how far neighbouring tiles of an outer size lie apart at most."""
+        return round_down(tile - 2 * self.margin, self.multiple)
+
+    @property
+    def smallest_tile(self) -> int:
+        """Smallest outer size of a tile that writes at least P voxels."""
+        return self.rule.above(2 * self.margin + self.multiple)
+
+
 def max_valid_blocks(size: int) -> int:
     """Return the most blocks that take a size as it is with valid convolution, 0 if none."""
     rules = ((blocks, SizeRule.valid(2 ** (blocks - 1))) for blocks in range(_MAX_BLOCKS, 0, -1))
     return next((blocks for blocks, rule in rules if rule.allows(size)), 0)
+
+
+def round_up(value: int, multiple: int) -> int:
+    """Return the next multiple, at least `value`."""
+    return -(-value // multiple) * multiple
+
+
+def round_down(value: int, multiple: int) -> int:
+    """Return the previous multiple, at most `value`."""
+    return value // multiple * multiple

@@ -7,14 +7,15 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from unetari.core.config import FrozenModel, UNetConfig
+from unetari.core.network import NetworkConfig
 from unetari.core.normalization import Normalization
 
 
 class ModelSpec(FrozenModel):
     """The network's options, its preprocessing, and its model card."""
 
-    config: UNetConfig = UNetConfig()
-    """Options of the network."""
+    config: NetworkConfig = UNetConfig()
+    """Options of the network; of a network that is no `UNet`, what is known of it."""
     normalization: Normalization = Normalization()
     """Intensity normalization applied before the network."""
     class_names: tuple[str, ...] = ()

@@ -28,11 +28,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from unetari.core.config import UNetConfig
-from unetari.core.sizes import SizeRule, upsampling_inputs
+from unetari.core.network import NetworkConfig, reach_of
+from unetari.core.sizes import Reach, round_down, round_up
 from unetari.errors import ShapeError
-
-_CONVOLUTION_RADIUS = 2  # two 3x3 convolutions per block
 
 
 class Span(NamedTuple):
@@ -82,58 +80,6 @@ class Tile:
 
 
 @dataclass(frozen=True)
-class Reach:
-    """How far one output voxel of a network depends on its surroundings, per axis."""
-
-    rule: SizeRule
-    """Which sizes the network takes, and the voxels per side that valid convolution loses."""
-    halo: int
-    """Voxels read and not written per side, with same convolution: a multiple of P."""
-    trim: int
-    """Voxels per side that interpolation spoils where a tile of valid convolution ends."""
-
-    @classmethod
-    def of(cls, config: UNetConfig) -> Reach:
-        """Derive the reach of a U-Net from its options.
-
-        The margin follows one output voxel backwards: through the decoder,
-        where an interpolation widens it by its stencil, to the deepest block,
-        and through the encoder, where every pooling doubles it.
-        """
-        rule = SizeRule.of(config)
-        if rule.loss:
-            # Per level, interpolation mixes what lies beyond the end into this many voxels.
-            spoilt = max(0, -2 * upsampling_inputs(0, 0, config.up_mode)[0] - 1)
-            return cls(rule, 0, spoilt * (rule.multiple - 1))
-        margin = _CONVOLUTION_RADIUS
-        for _ in range(config.n_blocks - 1):
-            margin = _CONVOLUTION_RADIUS - upsampling_inputs(-margin, 0, config.up_mode)[0]
-        for _ in range(config.n_blocks - 1):
-            margin = 2 * margin + _CONVOLUTION_RADIUS
-        return cls(rule, _round_up(margin, rule.multiple), 0)
-
-    @property
-    def multiple(self) -> int:
-        """Size multiple P at which every level pools evenly."""
-        return self.rule.multiple
-
-    @property
-    def loss(self) -> int:
-        """Voxels that valid convolution takes away per side; 0 with same convolution."""
-        return self.rule.loss
-
-    @property
-    def margin(self) -> int:
-        """Voxels per side that a tile reads and does not write."""
-        return self.halo + self.loss + self.trim
-
-    @property
-    def smallest_tile(self) -> int:
-        """Smallest outer size of a tile that writes at least P voxels."""
-        return self.rule.above(2 * self.margin + self.multiple)
-
-
-@dataclass(frozen=True)
 class TilePlan:
     """All tiles of one region of one image; a sequence of `Tile`.
 
@@ -147,20 +93,20 @@ class TilePlan:
     """What the inner boxes partition."""
     tile_shape: tuple[int, ...]
     """Outer size of every tile."""
-    reach: Reach
-    """Multiple, halo and loss of the network."""
+    reach: tuple[Reach, ...]
+    """Multiple, halo and loss of the network, per axis."""
     axes: tuple[tuple[AxisTile, ...], ...]
     """The tiles of each axis; the plan is their product."""
 
     @property
-    def halo(self) -> int:
-        """Voxels per side that a tile reads and does not write."""
-        return self.reach.margin
+    def halo(self) -> tuple[int, ...]:
+        """Voxels per side that a tile reads and does not write, per axis."""
+        return tuple(reach.margin for reach in self.reach)
 
     @property
-    def multiple(self) -> int:
-        """Size multiple at which every level pools evenly."""
-        return self.reach.multiple
+    def multiple(self) -> tuple[int, ...]:
+        """Size multiple at which every level pools evenly, per axis."""
+        return tuple(reach.multiple for reach in self.reach)
 
     @property
     def grid(self) -> tuple[int, ...]:
@@ -194,7 +140,7 @@ class TilePlan:
 
 def plan_tiles(
     shape: Sequence[int],
-    config: UNetConfig,
+    config: NetworkConfig,
     *,
     tile_shape: Sequence[int] | None = None,
     region: Sequence[Span | slice] | None = None,
@@ -205,7 +151,7 @@ def plan_tiles(
     ----------
     shape : sequence of int
         Size of the image in voxels, ([Z,] Y, X).
-    config : UNetConfig
+    config : UNetConfig or ForeignConfig
         The network.
     tile_shape : sequence of int, optional
         Largest outer size of a tile, ([Z,] Y, X). Default: one tile.
@@ -228,19 +174,18 @@ def plan_tiles(
     --------
     >>> plan = plan_tiles((510, 690), UNetConfig(), tile_shape=(256, 256))
     >>> plan.tile_shape, plan.halo, len(plan)
-    ((240, 248), 48, 12)
+    ((240, 248), (48, 48), 12)
     """
     _check_lengths(config.dim, shape=shape, tile_shape=tile_shape, region=region)
-    reach = Reach.of(config)
-    solve = _valid_axis if reach.loss else _same_axis
+    reaches = reach_of(config)
     spans = _spans(shape, region)
     largest = [None] * len(shape) if tile_shape is None else _check_integers(tile_shape)
     axes = tuple(
-        tuple(solve(size, span, limit, reach))
-        for size, span, limit in zip(shape, spans, largest, strict=True)
+        tuple((_valid_axis if reach.loss else _same_axis)(size, span, limit, reach))
+        for size, span, limit, reach in zip(shape, spans, largest, reaches, strict=True)
     )
     outer = tuple(tiles[0].outer.size for tiles in axes)
-    return TilePlan(tuple(shape), spans, outer, reach, axes)
+    return TilePlan(tuple(shape), spans, outer, reaches, axes)
 
 
 def resolve_span(part: Span | slice, size: int, axis: str) -> Span:
@@ -286,39 +231,43 @@ def _tile(parts: Sequence[AxisTile]) -> Tile:
     )
 
 
-def _same_axis(size: int, region: Span, largest: int | None, reach: Reach) -> Iterator[AxisTile]:
+def _same_axis(size: int, region: Span, limit: int | None, reach: Reach) -> Iterator[AxisTile]:
     """Tiles of one axis with same convolution: they end where the (padded) image ends."""
-    p, halo = reach.multiple, reach.halo
-    low = max(0, _round_down(region.start - halo, p))
-    high = min(_round_up(size, p), _round_up(region.stop + halo, p))
-    extent = high - low
-    count = 1
+    p, halo, rule = reach.multiple, reach.halo, reach.rule
+    padded = rule.above(size)
+    low = max(0, round_down(region.start - halo, p))
+    extent = min(padded, rule.above(min(padded, region.stop + halo) - low))
+    low, high = min(low, padded - extent), min(low + extent, padded)
+    largest = _smaller(limit, reach.largest)
+    count, tile = 1, extent
     if largest is not None and largest < extent:
-        _check_tile(largest, reach)
-        count = -(-(extent - 2 * halo) // (_round_down(largest, p) - 2 * halo))
-    tile = _round_up(-(-(extent + (count - 1) * 2 * halo) // count), p)
+        most = _check_tile(largest, reach)
+        count = 1 + -(-(extent - most) // reach.step(most))
+        tile = rule.above(-(-(extent + (count - 1) * 2 * halo) // count))
+        while tile + (count - 1) * reach.step(tile) < extent:
+            tile += p
     # The last tile shifts inwards: it keeps the common size and ends with the image.
-    starts = [min(low + i * (tile - 2 * halo), high - tile) for i in range(count)]
+    starts = [min(low + i * reach.step(tile), high - tile) for i in range(count)]
     cuts = [region.start, *(start + halo for start in starts[1:]), region.stop]
     for start, cut, next_cut in zip(starts, cuts, cuts[1:], strict=False):
         inner = Span(cut, next_cut)
         yield AxisTile(Span(start, start + tile), inner, inner.shifted(-start))
 
 
-def _valid_axis(size: int, region: Span, largest: int | None, reach: Reach) -> Iterator[AxisTile]:
+def _valid_axis(size: int, region: Span, limit: int | None, reach: Reach) -> Iterator[AxisTile]:
     """Tiles of one axis with valid convolution: each output box begins on the same phase of P."""
     del size  # what lies outside the image is mirrored
     p, loss, trim, margin = reach.multiple, reach.loss, reach.trim, 2 * reach.margin
-    first = _round_down(region.start, p)
+    first = round_down(region.start, p)
     need = region.stop - first
     tile = reach.rule.above(margin + need)
     count = 1
     step = need
+    largest = _smaller(limit, reach.largest)
     if largest is not None and largest < tile:
-        _check_tile(largest, reach)
-        largest_step = _round_down((reach.rule.below(largest) or 0) - margin, p)
+        largest_step = reach.step(_check_tile(largest, reach))
         count = -(-need // largest_step)
-        step = _round_up(-(-need // count), p)
+        step = round_up(-(-need // count), p)
         tile = reach.rule.above(margin + step)
     for i in range(count):
         written = first + i * step
@@ -357,18 +306,18 @@ def _check_integers(tile_shape: Sequence[Any]) -> list[int]:
     return [int(size) for size in tile_shape]
 
 
-def _check_tile(tile: int, reach: Reach) -> None:
-    if tile < reach.smallest_tile:
+def _smaller(limit: int | None, other: int | None) -> int | None:
+    given = [value for value in (limit, other) if value is not None]
+    return min(given, default=None)
+
+
+def _check_tile(largest: int, reach: Reach) -> int:
+    """Return the largest size the network takes, at most `largest`."""
+    most = reach.rule.below(largest)
+    if most is None or largest < reach.smallest_tile:
         raise ShapeError(
-            f"Tile size {tile} is too small: this network needs at least {reach.smallest_tile} "
+            f"Tile size {largest} is too small: this network needs at least {reach.smallest_tile} "
             f"(what the surroundings take on both sides, and one multiple of {reach.multiple}). "
             "Use a larger tile, or a network with fewer blocks."
         )
-
-
-def _round_up(value: int, multiple: int) -> int:
-    return -(-value // multiple) * multiple
-
-
-def _round_down(value: int, multiple: int) -> int:
-    return value // multiple * multiple
+    return most

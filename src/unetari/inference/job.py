@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetari.core.axes import guess_axes
+from unetari.core.config import UNetConfig
 from unetari.core.shapes import check_shape
 from unetari.core.source import ImageSource
 from unetari.core.tiles import Span, TilePlan, plan_tiles, resolve_span
@@ -19,6 +20,7 @@ from unetari.inference.memory import choose_tile_shape
 from unetari.inference.record import RunRecord
 from unetari.model.checkpoint import Model, load_model
 from unetari.model.device import free_memory, resolve_device
+from unetari.model.unet import UNet
 
 Frame = Mapping[str, int]
 """{axis: index} of the loop axes, such as {"T": 3}."""
@@ -155,7 +157,8 @@ def prepare(
     plan = plan_tiles(
         shape, config, tile_shape=tile_shape, region=[bounds[axis] for axis in spatial]
     )
-    model.network.check_input((1, config.in_channels, *plan.tile_shape))
+    if isinstance(model.network, UNet):
+        model.network.check_input((1, config.in_channels, *plan.tile_shape))
     slices = tuple(bounds[axis].slice for axis in source.label_axes)
     return Job(
         source=source,
@@ -218,9 +221,13 @@ def _warnings(model: Model, plan: TilePlan) -> tuple[str, ...]:
     config = model.spec.config
     if config.tiles_exactly or len(plan) == 1:
         return ()
+    if isinstance(config, UNetConfig):
+        cause = f"uses {config.normalization} normalization, whose statistics come from each tile"
+        advice = "; so does a model with batch normalization"
+    else:
+        cause, advice = "sees its whole input at once", ""
     return (
-        f"The model uses {config.normalization} normalization, whose statistics come from each "
-        f"tile: results can differ at the borders of the {len(plan)} tiles, however large the "
-        "halo. The difference is measured after the run. One tile that holds the whole image "
-        "avoids it; so does a model with batch normalization.",
+        f"The model {cause}: results can differ at the borders of the {len(plan)} tiles, however "
+        "large the halo. The difference is measured after the run. One tile that holds the whole "
+        f"image avoids it{advice}.",
     )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 
-from unetari.core.config import UNetConfig
-from unetari.core.tiles import Reach, plan_tiles
+from unetari.core.network import ForeignConfig, NetworkConfig, reach_of
+from unetari.core.tiles import plan_tiles
 
 _BYTES = 4  # float32
 _LIVE_FEATURES = 9
@@ -26,17 +26,23 @@ Its halo comes on top: a deep 3D network reads 48 voxels per side, and a limit o
 outer size would leave nearly nothing to write."""
 
 
-def bytes_per_voxel(config: UNetConfig) -> int:
+def bytes_per_voxel(config: NetworkConfig) -> int:
     """Estimate the peak memory of one forward pass, in bytes per voxel of a tile.
 
     Input, scores, probabilities and labels are counted, weights are not.
     """
-    features = _LIVE_FEATURES * config.start_filters
+    features = _live_features(config)
     return _BYTES * (config.in_channels + features + 2 * config.out_channels + 1)
 
 
+def _live_features(config: NetworkConfig) -> int:
+    if isinstance(config, ForeignConfig):
+        return config.features
+    return _LIVE_FEATURES * config.start_filters
+
+
 def choose_tile_shape(
-    shape: Sequence[int], config: UNetConfig, *, free: int, on_cpu: bool
+    shape: Sequence[int], config: NetworkConfig, *, free: int, on_cpu: bool
 ) -> tuple[int, ...]:
     """Choose the largest outer size of a tile.
 
@@ -44,7 +50,7 @@ def choose_tile_shape(
     ----------
     shape : sequence of int
         Size of the image in voxels, ([Z,] Y, X).
-    config : UNetConfig
+    config : UNetConfig or ForeignConfig
         The network.
     free : int
         Free memory of the device, in bytes; half of it is used.
@@ -58,18 +64,21 @@ def choose_tile_shape(
         network, even where that may not fit.
     """
     whole = plan_tiles(shape, config).tile_shape
-    smallest = Reach.of(config).smallest_tile
-    widest = 2 * config.start_filters
+    widest = _live_features(config) // 4 + 1
     voxels = min(free * _SHARE_OF_FREE_MEMORY // bytes_per_voxel(config), _MOST_ELEMENTS // widest)
-    written = _CPU_TILE[config.dim] + 2 * Reach.of(config).margin
-    largest = max(written, smallest) if on_cpu else max(whole)
-    tile = tuple(min(largest, size) for size in whole)
+    tile = whole
+    if on_cpu:
+        written = (_CPU_TILE[config.dim] + 2 * reach.margin for reach in reach_of(config))
+        tile = tuple(
+            min(max(size, reach.smallest_tile), most)
+            for size, reach, most in zip(written, reach_of(config), whole, strict=True)
+        )
     while prod(tile) > voxels and (smaller := shrink(tile, config)) is not None:
         tile = smaller
     return tile
 
 
-def shrink(tile_shape: Sequence[int], config: UNetConfig) -> tuple[int, ...] | None:
+def shrink(tile_shape: Sequence[int], config: NetworkConfig) -> tuple[int, ...] | None:
     """Shorten the longest axis of a tile that can be shortened by a quarter.
 
     Returns
@@ -77,9 +86,10 @@ def shrink(tile_shape: Sequence[int], config: UNetConfig) -> tuple[int, ...] | N
     tuple of int or None
         The smaller tile; None if every axis is at the network's minimum.
     """
-    smallest = Reach.of(config).smallest_tile
-    longest = max(range(len(tile_shape)), key=lambda axis: tile_shape[axis])
-    if tile_shape[longest] <= smallest:
+    smallest = [reach.smallest_tile for reach in reach_of(config)]
+    can_shrink = [axis for axis, size in enumerate(tile_shape) if size > smallest[axis]]
+    if not can_shrink:
         return None
-    shorter = max(tile_shape[longest] * 3 // 4, smallest)
+    longest = max(can_shrink, key=lambda axis: tile_shape[axis])
+    shorter = max(tile_shape[longest] * 3 // 4, smallest[longest])
     return tuple(shorter if axis == longest else size for axis, size in enumerate(tile_shape))

@@ -290,8 +290,9 @@ class _Engine:
         return None
 
     def _decide(self, logits: Tensor) -> Decided:
-        labels = to_labels(logits).cpu().numpy()
-        return labels, to_scores(logits).cpu().numpy() if self._job.wants_scores else None
+        config = self._job.model.spec.config
+        labels = to_labels(logits, config).cpu().numpy()
+        return labels, to_scores(logits, config).cpu().numpy() if self._job.wants_scores else None
 
     def _compute(
         self, frame: Frame, outer: Sequence[Span], decide: Callable[[Tensor], Result]
@@ -364,7 +365,9 @@ class _Engine:
         frame = self._job.frames[0]
         try:
             return measure_seams(
-                self._job.plan, lambda tile: self._compute(frame, tile.outer, Tensor.clone)
+                self._job.plan,
+                self._job.model.spec.config,
+                lambda tile: self._compute(frame, tile.outer, Tensor.clone),
             )
         except (Cancelled, MemoryError):
             return None

@@ -65,7 +65,7 @@ class RunRecord(FrozenModel):
     """Start and stop of what was predicted, one pair per axis of the labels."""
     tile_shape: tuple[int, ...]
     """Outer size of the tiles in voxels, ([Z,] Y, X)."""
-    halo: int
+    halo: tuple[int, ...]
     """Voxels per side that a tile reads and does not write."""
     n_tiles: int
     """Number of tiles, over all frames."""

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from unetari.core.network import NetworkConfig, decides
 from unetari.errors import Cancelled, OutOfMemoryError
 
 Result = TypeVar("Result")
@@ -92,24 +93,38 @@ class Runner:
             raise Cancelled("Stopped on request.")
 
 
-def to_labels(logits: Tensor) -> Tensor:
+def to_labels(output: Tensor, config: NetworkConfig) -> Tensor:
     """Decide the class of every voxel, on the device.
 
-    A single output channel means foreground where its sigmoid exceeds one half.
+    Exclusive classes: the highest channel wins. Independent ones: the highest
+    channel wins where it exceeds one half, and the rest is background.
+
+    Parameters
+    ----------
+    output : Tensor, (channels, [Z,] Y, X)
+        What the network gives.
+    config : UNetConfig or ForeignConfig
+        Says how classes follow from it.
 
     Returns
     -------
     Tensor of uint8 (uint16 beyond 256 classes), ([Z,] Y, X)
     """
-    if logits.shape[0] == 1:
-        return (logits[0] > 0).to(torch.uint8)
-    dtype = torch.uint8 if logits.shape[0] <= 256 else torch.uint16
-    return logits.argmax(dim=0).to(dtype)
+    classes, is_logits = decides(config)
+    dtype = torch.uint8 if config.n_classes <= 256 else torch.uint16
+    if classes == "exclusive":
+        return output.argmax(dim=0).to(dtype)
+    highest, channel = output.max(dim=0)
+    is_foreground = highest > (0.0 if is_logits else 0.5)
+    return torch.where(is_foreground, channel + 1, 0).to(dtype)
 
 
-def to_scores(logits: Tensor) -> Tensor:
-    """Turn logits into probabilities: softmax, or sigmoid of a single channel."""
-    return logits.sigmoid() if logits.shape[0] == 1 else logits.softmax(dim=0)
+def to_scores(output: Tensor, config: NetworkConfig) -> Tensor:
+    """Turn what the network gives into probabilities; softmax is for exclusive classes."""
+    classes, is_logits = decides(config)
+    if not is_logits:
+        return output
+    return output.softmax(dim=0) if classes == "exclusive" else output.sigmoid()
 
 
 @contextlib.contextmanager

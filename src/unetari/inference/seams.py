@@ -9,6 +9,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
+from unetari.core.network import NetworkConfig
 from unetari.core.tiles import Span, Tile, TilePlan
 from unetari.inference.record import Seams
 from unetari.inference.runner import to_labels, to_scores
@@ -17,13 +18,17 @@ _BORDERS = 2
 _STRIP = 8  # voxels on each side of a border
 
 
-def measure_seams(plan: TilePlan, logits_of: Callable[[Tile], Tensor]) -> Seams | None:
+def measure_seams(
+    plan: TilePlan, config: NetworkConfig, logits_of: Callable[[Tile], Tensor]
+) -> Seams | None:
     """Compare what was written beside tile borders with a tile centred on the border.
 
     Parameters
     ----------
     plan : TilePlan
         The tiles.
+    config : UNetConfig or ForeignConfig
+        The network.
     logits_of : callable
         Gives the logits, (classes, [Z,] Y, X), of a tile's outer box.
 
@@ -42,8 +47,10 @@ def measure_seams(plan: TilePlan, logits_of: Callable[[Tile], Tensor]) -> Seams 
         for axis, before, after in sampled
         for pair in _both_sides(plan, axis, before, after, logits_of)
     ]
-    differences = torch.cat([(to_scores(a) - to_scores(b)).abs().flatten() for a, b in pairs])
-    changed = torch.cat([(to_labels(a) != to_labels(b)).flatten() for a, b in pairs])
+    scores = [(to_scores(a, config), to_scores(b, config)) for a, b in pairs]
+    labels = [(to_labels(a, config), to_labels(b, config)) for a, b in pairs]
+    differences = torch.cat([(a - b).abs().flatten() for a, b in scores])
+    changed = torch.cat([(a != b).flatten() for a, b in labels])
     return Seams(
         borders=len(sampled),
         largest_difference=float(differences.max()),
@@ -57,7 +64,8 @@ def _both_sides(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the logits of a written strip and of the tile across the border, per side."""
     distance = after.outer[axis].start - before.outer[axis].start
-    shift = max(distance // 2 // plan.multiple, 1) * plan.multiple
+    multiple = plan.multiple[axis]
+    shift = max(distance // 2 // multiple, 1) * multiple
     outer = [span.shifted(shift if at == axis else 0) for at, span in enumerate(before.outer)]
     across = logits_of(replace(before, outer=tuple(outer)))
     origin = _origin(before)

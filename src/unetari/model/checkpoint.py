@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 from collections.abc import Iterator
@@ -12,8 +13,10 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from torch import nn
 
 from unetari.core.config import UNetConfig
+from unetari.core.network import NetworkConfig
 from unetari.core.normalization import Normalization
 from unetari.core.spec import ModelSpec
 from unetari.errors import ConfigError, ModelFileError, OutputExistsError
@@ -29,8 +32,9 @@ __all__ = ["Model", "bundled_models", "load_model", "save_model"]
 class Model:
     """A network and everything a prediction needs to know about it."""
 
-    network: UNet
-    """The network; in evaluation mode after loading."""
+    network: nn.Module
+    """The network, in evaluation mode after loading; a `UNet`, or another one whose `spec.config`
+    is a `ForeignConfig`. Maps (N, C, [Z,] Y, X) to (N, channels, [Z,] Y, X)."""
     spec: ModelSpec
     """Options, intensity normalization, class names, model card."""
     source: str
@@ -41,7 +45,8 @@ class Model:
     """What was assumed about the model, a sentence each."""
 
     def __post_init__(self) -> None:
-        if self.network.config != self.spec.config:
+        config = getattr(self.network, "config", None)
+        if isinstance(self.spec.config, UNetConfig) and config != self.spec.config:
             raise ConfigError(
                 f"The network is {self.network!r}, and its spec describes {self.spec.config!r}. "
                 "Give the spec the network's own config."
@@ -106,13 +111,15 @@ class Model:
         return cls(network, spec, source, digest, notes)
 
     @property
-    def config(self) -> UNetConfig:
+    def config(self) -> NetworkConfig:
         """Options of the network."""
         return self.spec.config
 
     def replace(self, **changes: Any) -> Self:
         """Return a model with the same network and some fields of its spec changed."""
         spec = self.spec.replace(**changes)
+        if not isinstance(self.network, UNet):
+            return dataclasses.replace(self, spec=spec)
         return self.from_network(self.network, spec, source=self.source, notes=self.notes)
 
 
@@ -192,6 +199,11 @@ def save_model(model: Model, path: str | os.PathLike[str], *, overwrite: bool = 
     if not isinstance(model, Model):
         raise _refusal(model, "a Model")
     path = _check_target(Path(path), overwrite)
+    if not isinstance(model.network, UNet):
+        raise ModelFileError(
+            f"{path}: Only U-Nets of unetari are saved as {SUFFIX}, and {model.source} is another "
+            "network. Keep its own file."
+        )
     for name, tensor in model.network.state_dict().items():
         if not torch.isfinite(tensor).all():
             raise ModelFileError(

@@ -10,10 +10,10 @@ from qtpy.QtCore import QEvent, QSize, Qt
 from qtpy.QtGui import QCloseEvent, QShowEvent
 from qtpy.QtWidgets import QGroupBox, QScrollArea, QVBoxLayout, QWidget
 
+from unetari.core.network import reach_of
 from unetari.core.normalization import WITH_STATISTICS
 from unetari.core.shapes import Fix, ShapeReport, check_shape
 from unetari.core.spec import ModelSpec
-from unetari.core.tiles import Reach
 from unetari.core.voxels import compare_voxel_sizes
 from unetari.errors import UnetariError
 from unetari.model.bundled import bundled_models
@@ -118,7 +118,11 @@ class UnetariDock(QScrollArea):
         choice = self.model.value()
         if choice is not None:
             config = choice.spec.config
-            self.predict.set_tile_limits(Reach.of(config).smallest_tile, config.multiple)
+            reaches = reach_of(config)
+            self.predict.set_tile_limits(
+                max(reach.smallest_tile for reach in reaches),
+                max(reach.multiple for reach in reaches),
+            )
             self.image.set_dim(config.dim)
             if choice.is_trained:
                 self._ask_for_devices()

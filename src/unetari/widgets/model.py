@@ -19,6 +19,8 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from unetari.core.config import UNetConfig
+from unetari.core.network import ForeignConfig, NetworkConfig
 from unetari.core.normalization import Normalization, describe_intensities
 from unetari.core.spec import ModelSpec
 from unetari.model.bundled import SUFFIX, bundled_models
@@ -65,11 +67,11 @@ def load(
     return replace(model.replace(normalization=intensities), notes=notes)
 
 
-def build(spec: ModelSpec) -> Model:
+def build(config: UNetConfig, intensities: Normalization) -> Model:
     """Build an untrained model, the same one every time."""
     from unetari.model.checkpoint import Model
 
-    return Model.build(spec.config, normalization=spec.normalization, seed=_SEED)
+    return Model.build(config, normalization=intensities, seed=_SEED)
 
 
 def save(choice: ModelChoice, path: str) -> Path:
@@ -176,8 +178,9 @@ class ModelWidget(QWidget):
         if self.page == BUILD:
             if self.problem:
                 return None
-            spec = ModelSpec(config=self.editor.value(), normalization=self.intensities.value())
-            return ModelChoice(spec, partial(build, spec), is_trained=False)
+            config, intensities = self.editor.value(), self.intensities.value()
+            spec = ModelSpec(config=config, normalization=intensities)
+            return ModelChoice(spec, partial(build, config, intensities), is_trained=False)
         model = self._loaded
         if model is None:
             return None
@@ -194,6 +197,8 @@ class ModelWidget(QWidget):
         """Open the builder with some options of the current model changed; nothing is trained."""
         choice = self.value()
         config = choice.spec.config if choice is not None else self.editor.value()
+        if isinstance(config, ForeignConfig):
+            config = UNetConfig(dim=config.dim, in_channels=config.in_channels)
         if changes.get("dim") == 2 and config.up_mode == "trilinear":
             changes["up_mode"] = "bilinear"
         config = config.replace(**changes)
@@ -334,13 +339,26 @@ def card_text(spec: ModelSpec) -> str:
 def details_text(spec: ModelSpec) -> str:
     """Return the rest of a model's card: the network, and whom to thank."""
     parts = {
-        "Network": describe(spec.config),
+        "Network": describe_network(spec.config),
         "Intensities": describe_intensities(spec.normalization),
         "Licence": spec.license,
         "Authors": ", ".join(spec.authors),
         "Data": spec.data_credit,
     }
     return "\n".join(f"{title}: {text}" for title, text in parts.items() if text)
+
+
+def describe_network(config: NetworkConfig) -> str:
+    """Say in a line what a network is, how large, and what it sees."""
+    if isinstance(config, UNetConfig):
+        return describe(config)
+    size = f"{config.parameters:,} parameters; " if config.parameters is not None else ""
+    multiples = " x ".join(str(reach.multiple) for reach in config.reach)
+    margins = " x ".join(str(reach.margin) for reach in config.reach)
+    return (
+        f"{config.architecture}; {size}sizes that fit without padding: multiples of {multiples}; "
+        f"an output pixel sees {margins} pixels on each side ({config.origin})."
+    )
 
 
 def _numbered(labels: tuple[str, ...], most: int = 6) -> list[str]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import nn
+
 from unetari.core.normalization import describe_intensities
 from unetari.core.spec import ModelSpec
-from unetari.model.unet import UNet
 from unetari.model.weights import LoadOptions, Weights, build_network, infer_config
 
 ASSUMED_INTENSITIES = "Intensity normalization is assumed"
@@ -17,7 +18,8 @@ ASSUMED_INTENSITIES = "Intensity normalization is assumed"
 class Loaded:
     """A checked network, its description, and what was assumed about it."""
 
-    network: UNet
+    network: nn.Module
+    """In evaluation mode, on the CPU."""
     spec: ModelSpec
     notes: tuple[str, ...] = ()
 

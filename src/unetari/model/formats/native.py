@@ -10,6 +10,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
+from unetari.core.config import UNetConfig
 from unetari.core.spec import ModelSpec
 from unetari.errors import ConfigError, ModelFileError
 from unetari.model.formats.base import Loaded, load_bare
@@ -37,12 +38,18 @@ def load(path: Path, options: LoadOptions) -> Loaded:
     if metadata.get("format") != FORMAT:
         return load_bare(weights, options)
     spec = _parse_spec(metadata)
+    told = spec.config.model_dump()
     for name, value in options.network.items():
-        if getattr(spec.config, name) != value:
+        if told.get(name) != value:
+            says = f"{name}={told[name]!r}" if name in told else f"nothing of {name}"
             raise ConfigError(
-                f"{name}={value!r} contradicts the file, which says "
-                f"{name}={getattr(spec.config, name)!r}. Leave it out."
+                f"{name}={value!r} contradicts the file, which says {says}. Leave it out."
             )
+    if not isinstance(spec.config, UNetConfig):
+        raise ModelFileError(
+            f"It describes {spec.config.architecture}, and only U-Nets of unetari are kept in "
+            "this format. Load the network from its own file."
+        )
     return Loaded(build_network(spec.config, weights), spec.replace(**options.spec))
 
 
