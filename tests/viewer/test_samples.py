@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 from napari.components import ViewerModel
 from napari.layers import Layer
 
 from unetari import samples
-from unetari.errors import ImageFileError
+from unetari.errors import Cancelled, ImageFileError
 from unetari.samples import Sample
 from unetari.viewer import samples as viewer_samples
 
@@ -43,3 +45,20 @@ def test_offline_is_said_clearly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(samples, "cells_3d", fail)
     with pytest.raises(ImageFileError, match="cannot be downloaded"):
         viewer_samples.cells3d()
+
+
+def test_closing_the_window_ends_the_wait_for_a_slow_server(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answered = threading.Event()
+    windows: list[object] = ["before", "meanwhile", None]
+    monkeypatch.setattr(samples, "cells_3d", lambda: answered.wait(30))
+    monkeypatch.setattr(viewer_samples, "current_viewer", lambda: windows.pop(0))
+    before = set(threading.enumerate())
+    with pytest.raises(Cancelled, match="window was closed"):
+        viewer_samples.cells3d()
+    (thread,) = set(threading.enumerate()) - before
+    # Python waits for all others when it exits.
+    assert thread.daemon
+    answered.set()
+    thread.join()

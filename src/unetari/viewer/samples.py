@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
+from napari import current_viewer
 from napari.utils import progress
 
 from unetari import samples
+from unetari.errors import Cancelled
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,13 +69,30 @@ def to_layers(sample: Sample) -> list[LayerData]:
 
 
 def _fetch(load: Callable[[], Sample], name: str) -> Sample:
-    """Load a sample in a thread, while a moving bar keeps the window alive."""
-    with (
-        ThreadPoolExecutor(max_workers=1) as pool,
-        # Without an end: the size of the download is not known.
-        progress(total=0, desc=f"Fetching {name}") as bar,
-    ):
-        sample = pool.submit(load)
+    """Load a sample in a thread, while a moving bar keeps the window alive.
+
+    A slow server must not keep the program alive once its window is closed, so
+    the thread is one that Python leaves behind.
+
+    Raises
+    ------
+    Cancelled
+        If the window is closed meanwhile.
+    """
+    sample: Future[Sample] = Future()
+    had_window = current_viewer() is not None
+    Thread(target=_settle, args=(sample, load), daemon=True).start()
+    # Without an end: the size of the download is not known.
+    with progress(total=0, desc=f"Fetching {name}") as bar:
         while wait([sample], timeout=_TICK).not_done:
             bar.update(0)  # napari then handles what the user does meanwhile
-        return sample.result()
+            if had_window and current_viewer() is None:
+                raise Cancelled(f"The window was closed before the sample {name} was there.")
+    return sample.result()
+
+
+def _settle(future: Future[Sample], load: Callable[[], Sample]) -> None:
+    try:
+        future.set_result(load())
+    except Exception as error:  # noqa: BLE001 (raised where the result is asked for)
+        future.set_exception(error)
