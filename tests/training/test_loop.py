@@ -108,6 +108,33 @@ def test_a_stopped_and_resumed_run_ends_like_an_uninterrupted_one(
     assert_same(tmp_path / "whole.safetensors", tmp_path / "parts.safetensors")
 
 
+def test_averaged_weights_are_the_mean_of_the_last_steps(
+    options: TrainingOptions, pairs: Pairs, tmp_path: Path
+) -> None:
+    options = options.replace(steps=3, validate_every=1, average=0.9)
+    networks = []
+    for step in itertools.islice(train(options, pairs, tmp_path / "averaged"), 2):
+        content = torch.load(resume_file(step.path), weights_only=True)
+        networks.append(content["network"])
+    # At first the decay rises: (1 + n) / (10 + n) after n steps.
+    kept = 2 / 11
+    for name in ("conv_final.weight", "down_blocks.0.conv1.bias"):
+        expected = kept * networks[0][name] + (1 - kept) * networks[1][name]
+        torch.testing.assert_close(content["average"][f"module.{name}"], expected)
+
+
+@pytest.mark.parametrize("average", [0.0, 0.9])
+def test_stopped_and_resumed_averages_go_on(
+    options: TrainingOptions, pairs: Pairs, tmp_path: Path, average: float
+) -> None:
+    options = options.replace(average=average)
+    drain(train(options, pairs, tmp_path / "whole"))
+    stopping = stop_after(4)
+    drain(train(options, pairs, tmp_path / "parts", should_stop=lambda: next(stopping)))
+    drain(train(options, pairs, tmp_path / "parts", resume=True))
+    assert_same(tmp_path / "whole.safetensors", tmp_path / "parts.safetensors")
+
+
 def test_closing_the_generator_keeps_what_was_done(
     options: TrainingOptions, pairs: Pairs, tmp_path: Path
 ) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from unetari.core.normalization import Normalization
 from unetari.core.source import ImageSource
@@ -169,7 +170,18 @@ def _start(options: TrainingOptions) -> TrainingState:
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
     )
-    return TrainingState(network, optimizer)
+    average = AveragedModel(network, avg_fn=_blend(options.average), use_buffers=True)
+    return TrainingState(network, optimizer, average)
+
+
+def _blend(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
+    """Return the step of a moving average, which forgets faster while it is young."""
+
+    def blend(average: Tensor, latest: Tensor, count: Tensor | int) -> Tensor:
+        kept = min(decay, (1 + int(count)) / (10 + int(count)))
+        return average + (1 - kept) * (latest - average) if kept else latest
+
+    return blend
 
 
 @contextmanager
@@ -255,6 +267,7 @@ class _Run:
                 "with precision='float32'."
             )
         state.optimizer.step()
+        state.average.update_parameters(state.network)
         return float(loss.detach())
 
     def set_mode(self) -> None:
@@ -280,7 +293,7 @@ class _Run:
     def validate(self, loss: float) -> float:
         """Score the network on the held-out images, and keep it if it is the best so far."""
         state = self.state
-        score = score_network(state.network, self.validation, str(self.device))
+        score = score_network(state.averaged, self.validation, str(self.device))
         state.history.append({"step": state.step, "loss": loss, "score": score})
         self.losses.clear()
         if state.best is None or score > state.best:
@@ -292,7 +305,7 @@ class _Run:
         """Return the network as it is now, with its model card."""
         card = {name: getattr(self.options, name) for name in CARD}
         spec = ModelSpec(config=self.options.network, training=self.record(), **card)
-        return Model(self.state.network, spec, "built in memory", "")
+        return Model(self.state.averaged, spec, "built in memory", "")
 
     def record(self) -> dict[str, Any]:
         """Describe the run for the model file."""

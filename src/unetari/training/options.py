@@ -89,6 +89,10 @@ class TrainingOptions(FrozenModel):
     """Classes whose Dice is in the loss: those above 0, or background, too."""
     cross_entropy_weight: Annotated[float, Field(ge=0)] = 1.0
     """Weight of the cross-entropy beside Dice."""
+    average: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay, per step, of an exponential moving average of the weights (Polyak averaging). It is
+    the average that is validated and saved, which evens out the noise of single steps; 0.98
+    averages over about the last 50 steps. 0: none."""
     freeze_statistics: Probability = 0.6
     """Share of the steps after which batch norm keeps its running statistics, as it does in
     prediction; until then it takes those of each batch. 1: never."""

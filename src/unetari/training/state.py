@@ -6,9 +6,10 @@ import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch.optim.swa_utils import AveragedModel
 
 from unetari.errors import ConfigError, ModelFileError
 from unetari.model.unet import UNet
@@ -29,7 +30,7 @@ FREE_TO_CHANGE = frozenset(
 )
 """Options that may differ when a run is resumed: they do not change what is learned."""
 
-_KEYS = {"options", "network", "optimizer", "step", "best", "history"}
+_KEYS = {"options", "network", "optimizer", "average", "step", "best", "history"}
 
 
 @dataclass
@@ -42,6 +43,8 @@ class TrainingState:
 
     network: UNet
     optimizer: torch.optim.Optimizer
+    average: AveragedModel
+    """Moving average of the network's weights and statistics."""
     step: int = 0
     """Steps done."""
     best: float | None = None
@@ -49,12 +52,18 @@ class TrainingState:
     history: list[dict[str, float]] = field(default_factory=list)
     """One entry per validation: step, loss, score."""
 
+    @property
+    def averaged(self) -> UNet:
+        """The network with the averaged weights: the one that is scored and saved."""
+        return cast("UNet", self.average.module)
+
     def save(self, path: Path, options: TrainingOptions) -> None:
         """Write the state; the file appears complete or not at all."""
         content = {
             "options": options.model_dump_json(),
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "average": self.average.state_dict(),
             "step": self.step,
             "best": self.best,
             "history": self.history,
@@ -77,6 +86,7 @@ class TrainingState:
         _check_same(TrainingOptions(**json.loads(content["options"])), options, path)
         self.network.load_state_dict(content["network"])
         self.optimizer.load_state_dict(content["optimizer"])
+        self.average.load_state_dict(content["average"])
         self.step, self.best = content["step"], content["best"]
         self.history = content["history"]
 
