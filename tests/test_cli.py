@@ -600,6 +600,15 @@ def test_a_real_process(plane: Path, model_2d: Path) -> None:
     assert open_image("labels.tif").shape == PLANE.shape
 
 
+@pytest.fixture
+def heard_interrupts() -> Iterator[None]:
+    """Let child processes hear of Ctrl-C: what a shell runs in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard_interrupts")
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for one process")
 def test_ctrl_c_ends_a_real_prediction(folder: Path, model_2d: Path) -> None:
     np.save(folder / "large.npy", np.zeros((4000, 4000), "uint8"))
