@@ -17,7 +17,7 @@ from unetari.errors import ConfigError, ModelFileError, OutputExistsError
 from unetari.inference.predict import predict
 from unetari.model.checkpoint import Model, load_model
 from unetari.training.augment import draw_patch
-from unetari.training.data import Pair, load_samples
+from unetari.training.data import Pair, TrainingSample, load_samples
 from unetari.training.loop import (
     TrainingProgress,
     choose_images,
@@ -328,12 +328,23 @@ def test_the_learning_rate_rises_and_falls(options: TrainingOptions) -> None:
     assert rates[-1] < 1e-5
 
 
-def test_large_images_are_drawn_more_often_if_asked_for() -> None:
-    sizes, rng = [40_000, 10_000, 10_000], np.random.default_rng(0)
-    even = choose_images(sizes, TrainingOptions(batch_size=4000), rng)
-    sized = choose_images(sizes, TrainingOptions(batch_size=4000, sampling="size"), rng)
-    assert np.bincount(even) / 4000 == pytest.approx([1 / 3] * 3, abs=0.03)
-    assert np.bincount(sized) / 4000 == pytest.approx([1 / 2, 1 / 4, 1 / 4], abs=0.03)
+@pytest.mark.parametrize(
+    ("sampling", "shares"),
+    [
+        ("image", [1 / 3, 1 / 3, 1 / 3]),
+        ("size", [1 / 2, 1 / 4, 1 / 4]),
+        ("foreground", [1 / 8, 3 / 8, 4 / 8]),
+    ],
+)
+def test_images_are_drawn_as_often_as_asked_for(sampling: str, shares: list[float]) -> None:
+    samples = []
+    for size, objects in ((200, 100), (100, 300), (100, 400)):
+        labels = np.zeros((size, size), np.uint16)
+        labels.flat[:objects] = 1
+        samples.append(TrainingSample("", np.zeros((1, size, size), np.float32), labels))
+    options = TrainingOptions(batch_size=4000, sampling=sampling)
+    chosen = choose_images(samples, options, np.random.default_rng(0))
+    assert np.bincount(chosen) / 4000 == pytest.approx(shares, abs=0.03)
 
 
 @pytest.mark.parametrize(("share", "updates"), [(0.5, 3), (1.0, 6)])

@@ -44,6 +44,11 @@ class TrainingSample:
     """Classes, ([Z,] Y, X)."""
 
     @cached_property
+    def foreground_size(self) -> int:
+        """Number of foreground voxels."""
+        return int(np.count_nonzero(self.labels))
+
+    @cached_property
     def foreground(self) -> NDArray[np.intp]:
         """Positions of foreground voxels, (n, axes); a regular selection if there are many."""
         flat = np.flatnonzero(self.labels)

@@ -282,7 +282,7 @@ class _Run:
         """Draw the patches of a step; they depend on the seed and the step alone."""
         options = self.options
         rng = np.random.default_rng((options.seed, step))
-        chosen = choose_images([sample.labels.size for sample in self.training], options, rng)
+        chosen = choose_images(self.training, options, rng)
         patches = [
             draw_patch(self.training[index], options, rng, self.intensity) for index in chosen
         ]
@@ -337,13 +337,16 @@ CARD = (
 
 
 def choose_images(
-    sizes: Sequence[int], options: TrainingOptions, rng: np.random.Generator
+    samples: Sequence[TrainingSample], options: TrainingOptions, rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Draw the images of a batch, given their numbers of voxels."""
+    """Draw the images of a batch, as `TrainingOptions.sampling` says."""
     if options.sampling == "image":
-        return rng.integers(len(sizes), size=options.batch_size)
-    weights = np.sqrt(sizes)
-    return rng.choice(len(sizes), size=options.batch_size, p=weights / weights.sum())
+        return rng.integers(len(samples), size=options.batch_size)
+    if options.sampling == "size":
+        weights = np.sqrt([sample.labels.size for sample in samples])
+    else:
+        weights = np.array([sample.foreground_size for sample in samples], float)
+    return rng.choice(len(samples), size=options.batch_size, p=weights / weights.sum())
 
 
 def score_network(network: UNet, samples: Sequence[TrainingSample], device: str) -> float:

@@ -98,9 +98,10 @@ class TrainingOptions(FrozenModel):
     prediction; until then it takes those of each batch. 1: never."""
     foreground: Probability = 0.5
     """Fraction of the patches that are centred on a foreground voxel."""
-    sampling: Literal["image", "size"] = "image"
-    """How images are chosen for patches: all equally often, or in proportion to the square
-    root of their number of voxels, for images of very different sizes."""
+    sampling: Literal["image", "size", "foreground"] = "image"
+    """How images are chosen for patches: all equally often; in proportion to the square root of
+    their number of voxels, for images of very different sizes; or in proportion to their number
+    of foreground voxels, for images of very different numbers of objects."""
     validation: Annotated[float, Field(gt=0, lt=1)] | tuple[str, ...] = 0.15
     """Fraction of the images to validate on, or their names (file names without suffix;
     `*` and `?` are wildcards). In a file: a fraction, or the name of a text file with one
