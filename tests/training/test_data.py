@@ -187,6 +187,21 @@ def test_foreground_is_looked_for() -> None:
     assert all(hits)
 
 
+def test_foreground_lies_anywhere_in_the_patch() -> None:
+    labels = np.zeros((100, 100), np.uint16)
+    labels[50, 50] = 1
+    sample = TrainingSample("one", np.zeros((1, 100, 100), np.float32), labels)
+    rng = np.random.default_rng(0)
+    seen = [
+        np.argwhere(draw_window(sample, (16, 16), (16, 16), rng, foreground=1.0)[1])[0]
+        for _ in range(400)
+    ]
+    rows = np.bincount([row for row, _ in seen], minlength=16)
+    assert rows.min() > 5
+    assert rows.max() < 60
+    assert np.abs(np.corrcoef(np.transpose(seen))[0, 1]) < 0.2
+
+
 def test_channels_are_selected_or_turned_grey(tmp_path: Path) -> None:
     image = np.random.default_rng(0).integers(0, 255, (8, 9, 3), np.uint8)
     pair = write(tmp_path, image, np.ones((8, 9), np.uint8))

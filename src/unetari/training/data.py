@@ -246,7 +246,9 @@ def draw_window(
     rng : numpy.random.Generator
         Source of the position.
     foreground : float
-        Probability of a patch centred on a foreground voxel.
+        Probability of a patch that is drawn around a foreground voxel. The voxel may lie
+        anywhere in the patch: were it the centre, the network would learn that centres of
+        patches are foreground, which it knows by the zero padding, and which is wrong elsewhere.
 
     Returns
     -------
@@ -255,7 +257,8 @@ def draw_window(
     """
     shape = np.array(sample.labels.shape)
     if rng.random() < foreground and len(sample.foreground):
-        centre = sample.foreground[rng.integers(len(sample.foreground))]
+        voxel = sample.foreground[rng.integers(len(sample.foreground))]
+        centre = voxel + np.array(patch) // 2 - rng.integers(0, patch)
     else:
         centre = rng.integers(0, shape)
     half = np.array(patch) // 2

@@ -97,7 +97,7 @@ class TrainingOptions(FrozenModel):
     """Share of the steps after which batch norm keeps its running statistics, as it does in
     prediction; until then it takes those of each batch. 1: never."""
     foreground: Probability = 0.5
-    """Fraction of the patches that are centred on a foreground voxel."""
+    """Fraction of the patches that are drawn around a foreground voxel, anywhere in the patch."""
     sampling: Literal["image", "size", "foreground"] = "image"
     """How images are chosen for patches: all equally often; in proportion to the square root of
     their number of voxels, for images of very different sizes; or in proportion to their number
