@@ -28,6 +28,22 @@ class ModelFileError(UnetariError):
     """A model file that is missing, damaged, unsafe or of another architecture."""
 
 
+class UntrustedModelError(ModelFileError):
+    """A model file that could run code, while nobody has said that it is trusted."""
+
+    def __init__(self, path: str, size: int, sha256: str, reason: str) -> None:
+        self.path, self.size, self.sha256, self.reason = path, size, sha256, reason
+        super().__init__(
+            f"{path} ({size:,} bytes, SHA-256 {sha256}) is opened only if you trust it. {reason} "
+            "If you trust where it comes from, say so: --trust on the command line, "
+            "load_model(path, trust=True) in Python. Or use another format."
+        )
+
+
+class NetworkError(UnetariError):
+    """A network that cannot be run, or whose output does not lie on the image."""
+
+
 class ImageFileError(UnetariError):
     """An image file that is missing, damaged or of an unknown kind."""
 
