@@ -363,6 +363,26 @@ def test_closing_the_panel_stops_the_run_in_order(
     viewer.layers.remove(labels)
 
 
+def test_a_panel_that_is_closed_and_forgotten_leaves_its_result_in_order(
+    viewer: napari.Viewer, bundled_folder: Path, qtbot: QtBot, gate: Gate
+) -> None:
+    viewer.add_image(np.random.default_rng(0).random((64, 150)))
+    frame, panel = viewer.window.add_plugin_dock_widget("unetari")
+    wait_for_model(qtbot, panel)
+    panel.predict.auto_tile.value = False
+    panel.predict.tile_field.value = 40
+    labels = start(qtbot, panel)
+    gone = weakref.ref(panel)
+    (run,) = PredictionRun.running()
+    with qtbot.waitSignal(run.ended, timeout=WAIT_MS):
+        frame.destroyOnClose()
+        del frame, panel
+        gc.collect()
+        assert gone() is None
+    assert labels.editable
+    assert labels.metadata["unetari"]["status"] == "cancelled"
+
+
 def test_a_closed_panel_is_gone(viewer: napari.Viewer, bundled_folder: Path, qtbot: QtBot) -> None:
     viewer.add_image(np.zeros((100, 100), np.uint8))
     frame, panel = viewer.window.add_plugin_dock_widget("unetari")

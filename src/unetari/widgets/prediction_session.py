@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from napari.utils.notifications import ErrorNotification, notification_manager, show_error
 from qtpy.QtCore import QObject, Signal
@@ -48,6 +48,9 @@ class PredictionSession(QObject):
     ended = Signal(object)
     """`Ended`, after the layers are up to date."""
 
+    # Keeps sessions alive whose panel is gone, until their layers are in order.
+    _busy: ClassVar[set[PredictionSession]] = set()
+
     def __init__(self, viewer: ViewerModel) -> None:
         super().__init__()
         self._viewer = viewer
@@ -79,6 +82,7 @@ class PredictionSession(QObject):
         self._run.advanced.connect(self._on_advanced)
         self._run.ended.connect(self._on_ended)
         self._viewer.layers.events.removed.connect(self._on_removed)
+        self._busy.add(self)
         self._run.start()
 
     def cancel(self) -> None:
@@ -151,6 +155,7 @@ class PredictionSession(QObject):
             outcome = Ended(outcome.record, self._failure)
         if outcome.error is not None:
             notify(outcome.error)
+        self._busy.discard(self)
         self.ended.emit(outcome)
 
     def _finish_layers(self, record: RunRecord | None) -> None:
