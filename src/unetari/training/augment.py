@@ -7,6 +7,7 @@ import math
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from unetari.errors import MissingExtraError
@@ -23,6 +24,7 @@ try:
         RandShiftIntensity,
     )
     from monai.transforms.spatial.array import Affine
+    from monai.transforms.transform import RandomizableTransform
 except ImportError as error:
     raise MissingExtraError("monai", "train", "Training") from error
 
@@ -108,8 +110,34 @@ def turn(
     return image, labels
 
 
+class RandHaze(RandomizableTransform):
+    """Adds light from out of focus: the image, blurred over many voxels.
+
+    Parameters
+    ----------
+    prob : float
+        How often it is added.
+    most : float
+        Largest share of the blurred image that is added.
+    """
+
+    def __init__(self, prob: float, most: float) -> None:
+        super().__init__(prob)
+        self._most = most
+
+    def __call__(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the image (C, [Z,] Y, X) with haze, or as it is."""
+        self.randomize(None)
+        if not self._do_transform:
+            return image
+        width = self.R.uniform(3, 10)  # voxels
+        blurred = gaussian_filter(np.asarray(image), (0, *[width] * (image.ndim - 1)))
+        hazy: NDArray[np.float32] = image + self.R.uniform(0, self._most) * blurred
+        return hazy
+
+
 def intensity_changes(augmentation: Augmentation) -> Compose:
-    """Return the random changes of intensity: blur, gamma, brightness, offset, noise.
+    """Return the random changes of intensity: blur, haze, gamma, brightness, offset, noise.
 
     They expect an image (C, [Z,] Y, X) normalized to about 0..1.
     """
@@ -119,6 +147,7 @@ def intensity_changes(augmentation: Augmentation) -> Compose:
     return Compose(
         [
             RandGaussianSmooth(blur, blur, blur, prob=augmentation.blur),
+            RandHaze(augmentation.haze, 2 * strength),
             RandAdjustContrast(prob=often, gamma=(1 / gamma, gamma)),
             RandScaleIntensity(factors=0.5 * strength, prob=often),
             RandShiftIntensity(offsets=0.1 * strength, prob=often),

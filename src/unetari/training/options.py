@@ -36,6 +36,9 @@ class Augmentation(FrozenModel):
     """Fraction of the patches for each of: brightness, offset, gamma."""
     blur: Probability = 0.2
     """Fraction of the patches that are blurred."""
+    haze: Probability = 0.0
+    """Fraction of the patches that get light from out of focus: a wide blur of the image is added
+    to it, as in thick or crowded samples."""
     noise: Probability = 0.3
     """Fraction of the patches that get Gaussian noise."""
     strength: Annotated[float, Field(ge=0, le=1)] = 1.0
