@@ -35,8 +35,9 @@ AssumeOption: TypeAlias = Annotated[
     typer.Option(
         "--assume",
         metavar="OPTION=VALUE",
-        help="What bare weights do not tell: activation, conv_mode, up_mode, normalization. "
-        "Repeatable.",
+        help="What bare weights do not tell: activation, conv_mode, up_mode, normalization, and "
+        "of other programs' networks layer_order, pool_size, full_norm, classes; entry "
+        "chooses among several. Repeatable.",
     ),
 ]
 AxesOption: TypeAlias = Annotated[

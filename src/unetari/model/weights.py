@@ -22,9 +22,10 @@ AnyActivation = Activation | Literal["leaky0.01", "silu", "rrelu", "prelu", "lin
 
 _Network = TypeVar("_Network", bound=nn.Module)
 _BLOCK = re.compile(r"down_blocks\.(\d+)\.")
-_FIRST = "down_blocks.0.conv1.weight"
+MARKER = "down_blocks.0.conv1.weight"
+"""Name of a weight that every U-Net of unetari has."""
 _FINAL = "conv_final.weight"
-_EXPECTED = f"a unetari U-Net ({_FIRST}, ..., {_FINAL})"
+_EXPECTED = f"a unetari U-Net ({MARKER}, ..., {_FINAL})"
 
 
 class LoadOptions(FrozenModel):
@@ -45,12 +46,12 @@ class LoadOptions(FrozenModel):
     """pytorch-3dunet: the layers of a convolution in its letters, such as "gcr"."""
     pool_size: Literal["2x2x2", "1x2x2"] | None = None
     """pytorch-3dunet: voxels that pooling makes one, (z, y, x)."""
-    final_activation: Literal["sigmoid", "softmax"] | None = None
-    """pytorch-3dunet: whether several classes exclude each other ("softmax") or not."""
     full_norm: bool | None = None
     """elektronn3: normalization after every convolution, or at the end of each block only."""
+    classes: Literal["exclusive", "independent"] | None = None
+    """Whether one class holds per voxel, see `ForeignConfig`; measured where nothing is said."""
     entry: str | None = None
-    """The entry of a training checkpoint that holds the weights, such as "ema"."""
+    """Where a checkpoint holds the weights, if in several entries, such as "ema"."""
 
     @model_validator(mode="before")
     @classmethod
@@ -168,7 +169,7 @@ def choose_options(
 
 
 def _find_ends(weights: Weights) -> tuple[Tensor, Tensor]:
-    first, final = weights.get(_FIRST), weights.get(_FINAL)
+    first, final = weights.get(MARKER), weights.get(_FINAL)
     if first is None or final is None or first.ndim not in (4, 5) or final.ndim != first.ndim:
         raise ModelFileError(
             f"The weights belong to another architecture: found {list_names(weights)}, "

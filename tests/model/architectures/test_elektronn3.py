@@ -12,6 +12,7 @@ from torch import Tensor
 
 from unetari.errors import ConfigError, ModelFileError
 from unetari.model.architectures import Rebuilt, elektronn3, find_architecture
+from unetari.model.probe import probe_network
 from unetari.model.weights import LoadOptions
 
 Weights = dict[str, Tensor]
@@ -32,6 +33,10 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 def rebuild(weights: Weights, **options: Any) -> Rebuilt:
     return elektronn3.rebuild(weights, LoadOptions(**options))
+
+
+def multiples(rebuilt: Rebuilt) -> tuple[int, ...]:
+    return tuple(reach.multiple for reach in rebuilt.config.reach)
 
 
 def run(rebuilt: Rebuilt, x: Tensor) -> Tensor:
@@ -240,12 +245,12 @@ def test_norms(norm: str, full: bool, dim: int) -> None:
     weights = Maker(dim, norm=norm, full=full).make()
     rebuilt = rebuild(weights)
     close(run(rebuilt, image(dim)), Reference(weights)(image(dim)))
-    facts = rebuilt.facts
-    assert facts.architecture == "UNet of elektronn3"
-    assert (facts.dim, facts.in_channels, facts.out_channels) == (dim, 1, 2)
-    assert facts.multiple == (4,) * dim
-    assert facts.tiles_exactly == (norm == "batch")
-    assert facts.classes == "exclusive"
+    config = rebuilt.config
+    assert config.architecture == "UNet of elektronn3"
+    assert (config.dim, config.in_channels, config.out_channels) == (dim, 1, 2)
+    assert multiples(rebuilt) == (4,) * dim
+    assert config.tiles_exactly == (norm == "batch")
+    assert config.classes == "exclusive"
 
 
 @pytest.mark.parametrize("full", [True, False])
@@ -254,7 +259,7 @@ def test_instance_norm_must_be_said(full: bool) -> None:
     close(run(rebuild(weights), image(2)), Reference(weights)(image(2)))
     rebuilt = rebuild(weights, normalization="instance", full_norm=full)
     close(run(rebuilt, image(2)), Reference(weights, instance=True, full=full)(image(2)))
-    assert not rebuilt.facts.tiles_exactly
+    assert not rebuilt.config.tiles_exactly
 
 
 def test_number_of_groups() -> None:
@@ -296,15 +301,15 @@ def test_summed_skips() -> None:
 def test_planar_blocks(up: str) -> None:
     weights = Maker(3, planar=(0,), up=up).make()
     rebuilt = rebuild(weights)
-    assert rebuilt.facts.multiple == (2, 4, 4)
+    assert multiples(rebuilt) == (2, 4, 4)
     close(run(rebuilt, image(3)), Reference(weights)(image(3)))
 
 
 def test_attention() -> None:
     weights = Maker(3, gate=True, planar=(1,)).make()
     rebuilt = rebuild(weights)
-    assert rebuilt.facts.architecture == "attention UNet of elektronn3"
-    assert rebuilt.facts.multiple == (4, 4, 4)  # z is pooled once and halved once
+    assert rebuilt.config.architecture == "attention UNet of elektronn3"
+    assert multiples(rebuilt) == (4, 4, 4)  # z is pooled once and halved once
     close(run(rebuilt, image(3)), Reference(weights)(image(3)))
 
 
@@ -334,7 +339,7 @@ def test_one_block() -> None:
     weights = Maker(2).make(blocks=1, n_out=1)
     rebuilt = rebuild(weights)
     close(run(rebuilt, image(2)), Reference(weights)(image(2)))
-    assert (rebuilt.facts.multiple, rebuilt.facts.classes) == ((1, 1), "independent")
+    assert (multiples(rebuilt), rebuilt.config.classes) == ((1, 1), "independent")
 
 
 # Against the program itself (elektronn3 0.1.1): mean, deviation, and some values of the logits
@@ -388,6 +393,35 @@ def test_valid_convolution_as_the_program_has_it() -> None:
     assert figures(scores) == pytest.approx(expected, rel=1e-4, abs=1e-4)
 
 
+# Sizes and surroundings: derived from the layers, and probed
+
+
+@pytest.mark.parametrize(
+    ("made", "options"),
+    [
+        ({}, {}),
+        ({"up": "upconv.conv"}, {"up_mode": "bilinear"}),
+        ({"up": "upconv.conv"}, {"up_mode": "bilinear", "conv_mode": "valid"}),
+        ({"gate": True}, {}),
+        ({"norm": "none"}, {"normalization": "instance"}),
+    ],
+    ids=["usual", "resize", "valid", "attention", "instance"],
+)
+def test_reach_is_what_probing_finds(made: dict[str, Any], options: dict[str, str]) -> None:
+    rebuilt = rebuild(Maker(2, **made).make(start=4), **options)
+    probe = probe_network(rebuilt.network, dim=2, in_channels=1)
+    assert probe.reaches == rebuilt.config.reach
+    assert probe.exact == rebuilt.config.tiles_exactly
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gate", [False, True])
+@pytest.mark.parametrize("planar", [0, 1])
+def test_reach_of_planar_blocks(planar: int, gate: bool) -> None:
+    rebuilt = rebuild(Maker(3, planar=(planar,), gate=gate).make(start=4))
+    assert probe_network(rebuilt.network, dim=3, in_channels=1).reaches == rebuilt.config.reach
+
+
 # What is said, and what is refused
 
 
@@ -396,11 +430,11 @@ def test_what_is_assumed_is_said() -> None:
         notes = rebuild(Maker(3, **options).make()).notes
         return [note.partition(" is assumed")[0] for note in notes]
 
-    usual = ["activation='relu'", "conv_mode='same'"]
-    assert assumed() == usual
-    assert assumed(norm="group") == [usual[0], "normalization='group8'", usual[1]]
-    assert assumed(norm="none") == [usual[0], "normalization='none'", usual[1]]
-    assert assumed(up="upconv.conv") == [*usual, "up_mode='nearest'"]
+    activation, mode, classes = "activation='relu'", "conv_mode='same'", "classes='exclusive'"
+    assert assumed() == [activation, mode, classes]
+    assert assumed(norm="group") == [activation, "normalization='group8'", mode, classes]
+    assert assumed(norm="none") == [activation, "normalization='none'", mode, classes]
+    assert assumed(up="upconv.conv") == [activation, mode, "up_mode='nearest'", classes]
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from unetari.errors import ConfigError, ModelFileError
 from unetari.model.architectures import Rebuilt, find_architecture, pytorch3dunet
+from unetari.model.probe import probe_network
 from unetari.model.weights import LoadOptions
 
 Weights = dict[str, Tensor]
@@ -25,6 +26,10 @@ UP_CONV: dict[int, Any] = {2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
 def rebuild(weights: Weights, **options: Any) -> Rebuilt:
     return pytorch3dunet.rebuild(weights, LoadOptions(**options))
+
+
+def multiples(rebuilt: Rebuilt) -> tuple[int, ...]:
+    return tuple(reach.multiple for reach in rebuilt.config.reach)
 
 
 def run(rebuilt: Rebuilt, x: Tensor) -> Tensor:
@@ -249,12 +254,12 @@ def test_plain_networks(order: str, dim: int) -> None:
     usual = order in ("gcr", "cgr", "bcr", "cbr", "cr")
     rebuilt = rebuild(weights, **({} if usual else {"layer_order": order}))
     close(run(rebuilt, image(dim)), reference(weights, image(dim), order))
-    facts = rebuilt.facts
-    assert facts.architecture == f"UNet{dim}D of pytorch-3dunet"
-    assert (facts.dim, facts.in_channels, facts.out_channels) == (dim, 1, 3)
-    assert facts.multiple == (4,) * dim
-    assert facts.tiles_exactly == ("g" not in order)
-    assert facts.classes == "exclusive"
+    config = rebuilt.config
+    assert config.architecture == f"UNet{dim}D of pytorch-3dunet"
+    assert (config.dim, config.in_channels, config.out_channels) == (dim, 1, 3)
+    assert multiples(rebuilt) == (4,) * dim
+    assert config.tiles_exactly == ("g" not in order)
+    assert config.classes == "exclusive"
 
 
 def test_odd_sizes_are_taken_as_the_program_takes_them() -> None:
@@ -281,7 +286,7 @@ def test_anisotropic_pooling_and_kernels() -> None:
     weights = plain_weights(maker_for("bcr", 3))
     weights = {n: t[:, :, 1:2] if t.shape[2:] == (3, 3, 3) else t for n, t in weights.items()}
     rebuilt = rebuild(weights, pool_size="1x2x2")
-    assert rebuilt.facts.multiple == (1, 4, 4)
+    assert multiples(rebuilt) == (1, 4, 4)
     close(run(rebuilt, image(3)), reference(weights, image(3), "bcr", pool=(1, 2, 2)))
 
 
@@ -311,8 +316,8 @@ def test_residual_networks(up: str, order: str, dim: int) -> None:
         options["activation"] = "leaky0.01"
     rebuilt = rebuild(weights, **options)
     close(run(rebuilt, image(dim)), reference(weights, image(dim), order))
-    assert rebuilt.facts.architecture == f"ResidualUNet{dim}D of pytorch-3dunet"
-    assert rebuilt.facts.tiles_exactly == ("g" not in order)
+    assert rebuilt.config.architecture == f"ResidualUNet{dim}D of pytorch-3dunet"
+    assert rebuilt.config.tiles_exactly == ("g" not in order)
 
 
 @pytest.mark.parametrize("kind", ["scse", "cse", "sse"])
@@ -321,8 +326,8 @@ def test_squeeze_and_excitation(kind: str) -> None:
     weights = residual_weights(maker_for("bcr", 3), up=up, excite=kind, bias=False)
     rebuilt = rebuild(weights)
     close(run(rebuilt, image(3)), reference(weights, image(3), "bcr"))
-    assert rebuilt.facts.architecture == "ResidualUNetSE3D of pytorch-3dunet"
-    assert rebuilt.facts.tiles_exactly == (kind == "sse")  # the mean sees the whole input
+    assert rebuilt.config.architecture == "ResidualUNetSE3D of pytorch-3dunet"
+    assert rebuilt.config.tiles_exactly == (kind == "sse")  # the mean sees the whole input
 
 
 def test_place_of_the_norm_is_told_by_the_order_of_names() -> None:
@@ -334,6 +339,20 @@ def test_place_of_the_norm_is_told_by_the_order_of_names() -> None:
     assert torch.equal(
         run(rebuild(ordered, layer_order="cgr"), image(2)), run(rebuild(last), image(2))
     )
+
+
+# Sizes and surroundings: derived from the layers, and probed
+
+
+@pytest.mark.parametrize("kind", ["nearest", "bilinear", *UPS])
+def test_reach_is_what_probing_finds(kind: str) -> None:
+    if kind in UPS:
+        rebuilt = rebuild(residual_weights(maker_for("bcr", 2), up=kind, **UPS[kind]))
+    else:
+        rebuilt = rebuild(plain_weights(maker_for("bcr", 2)), up_mode=kind)
+    probe = probe_network(rebuilt.network, dim=2, in_channels=1)
+    assert probe.exact
+    assert probe.reaches == rebuilt.config.reach
 
 
 # What is said, and what is refused
@@ -348,7 +367,7 @@ def test_what_is_assumed_is_said() -> None:
         "normalization='group8'",
         "up_mode='nearest'",
         "pool_size='2x2x2'",
-        "final_activation='softmax'",
+        "classes='exclusive'",
     ]
 
 
@@ -356,12 +375,13 @@ def test_nothing_is_assumed_that_is_told() -> None:
     weights = plain_weights(maker_for("cr", 2), n_out=1)
     rebuilt = rebuild(weights, layer_order="cr", up_mode="nearest")
     assert rebuilt.notes == ()
-    assert rebuilt.facts.classes == "independent"
+    assert rebuilt.config.classes == "independent"
 
 
 def test_independent_classes() -> None:
     weights = plain_weights(maker_for("gcr", 2))
-    assert rebuild(weights, final_activation="sigmoid").facts.classes == "independent"
+    assert rebuild(weights).config.classes == "exclusive"
+    assert rebuild(weights, classes="independent").config.classes == "independent"
 
 
 def test_dropout_does_nothing() -> None:
@@ -381,6 +401,7 @@ def test_dropout_does_nothing() -> None:
         ({"normalization": "group3"}, "contradicts"),
         ({"normalization": "batch"}, "contradicts"),
         ({"up_mode": "transposed"}, "contradicts"),
+        ({"classes": "measured"}, "classes"),
         ({"conv_mode": "valid"}, "means nothing to this network"),
         ({"full_norm": True}, "means nothing to this network"),
     ],

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Protocol
 
 from unetari.model.architectures import elektronn3, pytorch3dunet
-from unetari.model.architectures.base import NetworkFacts, Rebuilt
+from unetari.model.architectures.base import Rebuilt
 from unetari.model.weights import LoadOptions, Weights
 
 __all__ = [
     "ARCHITECTURES",
     "Architecture",
-    "NetworkFacts",
     "Rebuilt",
     "elektronn3",
     "find_architecture",

@@ -1,39 +1,21 @@
-"""What the networks of other programs have in common: facts, and shapes read with care."""
+"""What the networks of other programs have in common, and shapes read with care."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from torch import nn
 
+from unetari.core.network import ForeignConfig
 from unetari.errors import ModelFileError
 from unetari.model.weights import Weights, list_names
 
 MAX_LEVELS = 10
+_LIVE_SHARE = 5
 _MAX_CHANNELS = 65536
 _KERNELS = range(1, 16, 2)
-
-
-@dataclass(frozen=True)
-class NetworkFacts:
-    """What a prediction needs to know about a network, which gives logits."""
-
-    architecture: str
-    """Name for people, such as "UNet3D of pytorch-3dunet"."""
-    dim: int
-    """Number of spatial dimensions."""
-    in_channels: int
-    """Number of channels of the input image."""
-    out_channels: int
-    """Number of output channels."""
-    multiple: tuple[int, ...]
-    """Per axis, ([z,] y, x): sizes of this multiple pool evenly on every level."""
-    tiles_exactly: bool
-    """Whether every output depends on a bounded part of the input only."""
-    classes: Literal["exclusive", "independent"]
-    """Whether the highest of all channels wins, or each channel is a class of its own."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +23,33 @@ class Rebuilt:
     """A network made from its weights alone, and what was assumed about it."""
 
     network: nn.Module
-    facts: NetworkFacts
+    """In evaluation mode, on the CPU; gives logits."""
+    config: ForeignConfig
+    """What is known of it, sizes and reach derived from its layers."""
     notes: tuple[str, ...] = ()
+    """What was assumed, a sentence each."""
+
+
+def count_parameters(network: nn.Module) -> int:
+    """Return the number of parameters, buffers left out."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def possible_classes(out_channels: int) -> tuple[str, ...]:
+    """Return what the channels of an output can mean, the usual first, see `ForeignConfig`."""
+    return ("independent",) if out_channels == 1 else ("exclusive", "independent")
+
+
+def estimate_features(widest: int) -> int:
+    """Estimate how many values per voxel are alive at the peak of a pass.
+
+    Parameters
+    ----------
+    widest : int
+        Channels of the widest features at the image's resolution: what the
+        last decoder's block takes.
+    """
+    return _LIVE_SHARE * widest
 
 
 class Convolution(NamedTuple):

@@ -13,10 +13,18 @@ from typing import Any
 
 import torch
 
+from unetari.core.network import ForeignConfig
 from unetari.errors import ModelFileError
-from unetari.model.architectures.base import NetworkFacts, Rebuilt, Shapes
+from unetari.model.architectures.base import (
+    Rebuilt,
+    Shapes,
+    count_parameters,
+    estimate_features,
+    possible_classes,
+)
 from unetari.model.architectures.elektronn3_network import Network, Style
 from unetari.model.architectures.layers import linear_mode
+from unetari.model.architectures.reach import derive_reach
 from unetari.model.weights import (
     LoadOptions,
     Weights,
@@ -62,16 +70,24 @@ def rebuild(weights: Weights, options: LoadOptions) -> Rebuilt:
     with torch.device("meta"):
         network = Network(style, shapes)
     attends = any(".attention." in name for name in shapes.names())
-    facts = NetworkFacts(
+    # Instance normalization needs more than one voxel.
+    smallest = 2 if style.normalization == "instance" else 1
+    config = ForeignConfig(
         architecture=f"{'attention ' if attends else ''}UNet of {NAME}",
         dim=dim,
         in_channels=network.in_channels,
         out_channels=network.out_channels,
-        multiple=network.multiple,
+        reach=tuple(
+            derive_reach(levels, valid=style.valid, smallest=smallest) for levels in network.levels
+        ),
+        classes=chosen["classes"],
+        output="logits",
         tiles_exactly=style.normalization in ("none", "batch"),
-        classes="exclusive" if network.out_channels > 1 else "independent",
+        origin="declared",
+        parameters=count_parameters(network),
+        features=estimate_features(network.widest),
     )
-    return Rebuilt(fill_network(network, weights, f"a network of {NAME}"), facts, notes)
+    return Rebuilt(fill_network(network, weights, f"a network of {NAME}"), config, notes)
 
 
 # What the weights tell
@@ -90,6 +106,7 @@ def _choices(shapes: Shapes, dim: int, options: LoadOptions) -> dict[str, tuple[
         "normalization": normalizations,
         "conv_mode": ("same",) if _is_old(shapes) else ("same", "valid"),
         "up_mode": _possible_up_modes(shapes, dim),
+        "classes": possible_classes(shapes.convolution("conv_final").out_channels),
     }
     if "instance" in normalizations and options.normalization == "instance":
         choices["full_norm"] = (True, False)

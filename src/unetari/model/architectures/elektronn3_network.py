@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,14 @@ import torch.nn.functional as F  # noqa: N812 -- its usual name
 from torch import Tensor, nn
 
 from unetari.model.architectures.base import Shapes
-from unetari.model.architectures.layers import activation, layer, linear_mode, same_padding
+from unetari.model.architectures.layers import (
+    activation,
+    layer,
+    linear_mode,
+    radius,
+    same_padding,
+)
+from unetari.model.architectures.reach import COPY, LINEAR, Level
 from unetari.model.unet import autocrop
 
 
@@ -94,6 +102,7 @@ class UpConv(nn.Module):
         # Sums have as many channels as what is summed, concatenations twice as many.
         self.adds = told.in_channels == channels == skip_channels
         self.upconv = _upsampling(style, shapes.below("upconv"), in_channels, channels, planar)
+        self.is_linear = style.up_mode.endswith("linear")
         merged = channels if self.adds else channels + skip_channels
         self.conv1 = style.convolution(merged, channels, planar=planar)
         self.conv2 = style.convolution(channels, channels, planar=planar)
@@ -106,6 +115,17 @@ class UpConv(nn.Module):
         self.bn = style.old_norm(channels)
         gate = shapes.has("attention")
         self.attention = GridAttention(style.dim, skip_channels, in_channels) if gate else None
+
+    def level(self, down: DownConv, axis: int) -> Level:
+        """Describe this level on an axis."""
+        return Level(
+            encoder=radius(down, axis),
+            decoder=radius(self.conv1, axis) + radius(self.conv2, axis),
+            pool=down.pool_size[axis],
+            stencil=LINEAR if self.is_linear else COPY,
+            resized=radius(self.upconv, axis),
+            gate=self.attention is not None,
+        )
 
     def forward(self, skip: Tensor, x: Tensor) -> Tensor:
         """Merge the encoder's features `skip` with the decoder's `x`."""
@@ -205,8 +225,10 @@ class Network(nn.Module):
         Names and shapes of its weights.
     """
 
-    multiple: tuple[int, ...]
-    """Per axis, ([z,] y, x): sizes of this multiple pool evenly on every level."""
+    levels: tuple[list[Level], ...]
+    """Per axis, ([z,] y, x), what is on each level, from the image's resolution down."""
+    widest: int
+    """Channels of the widest features at the image's resolution."""
 
     def __init__(self, style: Style, shapes: Shapes) -> None:
         super().__init__()
@@ -225,14 +247,8 @@ class Network(nn.Module):
             channels = ups[-1].out_channels
         self.down_convs, self.up_convs = nn.ModuleList(downs), nn.ModuleList(ups)
         self.conv_final = layer("Conv", style.dim)(channels, self.out_channels, 1)
-        self.multiple = (1,) * style.dim
-        # From the deepest: attention halves all axes, also those that are not pooled.
-        for down, up in zip(reversed(downs[:-1]), ups, strict=True):
-            halves = 1 if up.attention is None else 2
-            self.multiple = tuple(
-                max(pool * deeper, halves)
-                for pool, deeper in zip(down.pool_size, self.multiple, strict=True)
-            )
+        self.levels = tuple(_describe(downs, ups, axis) for axis in range(style.dim))
+        self.widest = 2 * downs[0].out_channels
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the scores (logits) of every class.
@@ -257,3 +273,8 @@ class Network(nn.Module):
             x = up(skips.pop(), x)
         scores: Tensor = self.conv_final(x)
         return scores
+
+
+def _describe(downs: Sequence[DownConv], ups: Sequence[UpConv], axis: int) -> list[Level]:
+    pairs = zip(downs[:-1], reversed(ups), strict=True)
+    return [*(up.level(down, axis) for down, up in pairs), Level(radius(downs[-1], axis))]

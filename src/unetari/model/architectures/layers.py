@@ -46,3 +46,12 @@ def linear_mode(dim: int) -> str:
 def spatial_mean(x: Tensor) -> Tensor:
     """Return the mean of every channel, (N, C)."""
     return x.flatten(2).mean(2)
+
+
+def radius(block: nn.Module, axis: int) -> int:
+    """Return the summed radius of a block's convolutions on an axis."""
+    return sum(
+        module.kernel_size[axis] // 2
+        for module in block.modules()
+        if isinstance(module, nn.Conv2d | nn.Conv3d)
+    )

@@ -11,14 +11,22 @@ from typing import Any
 
 import torch
 
+from unetari.core.network import ForeignConfig
 from unetari.errors import ConfigError, ModelFileError
-from unetari.model.architectures.base import NetworkFacts, Rebuilt, Shapes
+from unetari.model.architectures.base import (
+    Rebuilt,
+    Shapes,
+    count_parameters,
+    estimate_features,
+    possible_classes,
+)
 from unetari.model.architectures.layers import linear_mode
 from unetari.model.architectures.pytorch3dunet_network import (
     ACTIVATION_LETTERS,
     Network,
     Style,
 )
+from unetari.model.architectures.reach import derive_reach
 from unetari.model.weights import (
     LoadOptions,
     Weights,
@@ -70,17 +78,20 @@ def rebuild(weights: Weights, options: LoadOptions) -> Rebuilt:
     )
     with torch.device("meta"):
         network = Network(style, shapes)
-    levels = len(network.encoders)
-    facts = NetworkFacts(
+    config = ForeignConfig(
         architecture=f"{_class_name(shapes, dim)} of {NAME}",
         dim=dim,
         in_channels=network.in_channels,
         out_channels=network.out_channels,
-        multiple=tuple(size ** (levels - 1) for size in style.pool),
+        reach=tuple(map(derive_reach, network.levels)),
+        classes=chosen["classes"],
+        output="logits",
         tiles_exactly=style.groups == 0 and not _squeezes_channels(shapes),
-        classes="independent" if chosen["final_activation"] == "sigmoid" else "exclusive",
+        origin="declared",
+        parameters=count_parameters(network),
+        features=estimate_features(network.widest),
     )
-    return Rebuilt(fill_network(network, weights, f"a network of {NAME}"), facts, notes)
+    return Rebuilt(fill_network(network, weights, f"a network of {NAME}"), config, notes)
 
 
 # What the weights tell
@@ -100,14 +111,14 @@ def _choices(shapes: Shapes, dim: int, options: LoadOptions) -> dict[str, tuple[
     transposed = any("upsample" in name for name in shapes.names())
     letter = _given_letter(options)
     activations = tuple(name for name in _usual_activations(shapes) if _LETTERS[name] == letter)
-    one_channel = shapes.convolution("final_conv").out_channels == 1
+    out_channels = shapes.convolution("final_conv").out_channels
     return {
         "activation": activations or _usual_activations(shapes),
         "layer_order": _possible_orders(shapes, letter or "r"),
         "normalization": _possible_normalizations(shapes),
         "up_mode": ("transposed",) if transposed else ("nearest", linear_mode(dim)),
         "pool_size": ("2x2",) if dim == 2 else ("2x2x2",) if transposed else ("2x2x2", "1x2x2"),
-        "final_activation": ("sigmoid",) if one_channel else ("softmax", "sigmoid"),
+        "classes": possible_classes(out_channels),
     }
 
 

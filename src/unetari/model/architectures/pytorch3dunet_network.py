@@ -11,7 +11,21 @@ from torch import Tensor, nn
 
 from unetari.errors import ModelFileError
 from unetari.model.architectures.base import Shapes
-from unetari.model.architectures.layers import activation, layer, same_padding, spatial_mean
+from unetari.model.architectures.layers import (
+    activation,
+    layer,
+    radius,
+    same_padding,
+    spatial_mean,
+)
+from unetari.model.architectures.reach import (
+    COPY,
+    LINEAR,
+    TRANSPOSED_3,
+    TRANSPOSED_3_SHIFTED,
+    Level,
+    Stencil,
+)
 
 ACTIVATION_LETTERS = "rel"
 
@@ -183,7 +197,8 @@ class Decoder(nn.Module):
         self._up = "upsample" if shapes.has("upsample") else "upsampling"
         up, up_channels = _upsampling(style, shapes.below(self._up), in_channels)
         self.add_module(self._up, up)
-        expected = _input_channels(style, block)
+        self.stencil = _stencil(up)
+        self.in_channels = expected = _input_channels(style, block)
         self.concatenates = expected == skip_channels + up_channels
         if not self.concatenates and not expected == skip_channels == up_channels:
             raise ModelFileError(
@@ -224,11 +239,22 @@ def _upsampling(style: Style, shapes: Shapes, in_channels: int) -> tuple[nn.Modu
 def _transposed(style: Style, shapes: Shapes, in_channels: int) -> tuple[nn.Module, int]:
     # The weight of a transposed convolution has the input's channels first.
     _, channels, kernel = shapes.convolution("", style.dim)
+    if set(kernel) != {3}:
+        raise ModelFileError(
+            f"{shapes.prefix}weight is of kernel {kernel}, and upsampling to twice the size needs "
+            "3 on every axis. Load it with the program it comes from."
+        )
     bias = "bias" in shapes
-    up = layer("ConvTranspose", style.dim)(
-        in_channels, channels, kernel, stride=2, padding=1, bias=bias
-    )
-    return up, channels
+    kind = layer("ConvTranspose", style.dim)
+    return kind(in_channels, channels, kernel, stride=2, padding=1, bias=bias), channels
+
+
+def _stencil(up: nn.Module) -> Stencil:
+    if isinstance(up, Interpolation):
+        return LINEAR if up.mode.endswith("linear") else COPY
+    if isinstance(up, Upsampling) and isinstance(up.upsample, TransposedAndFitted):
+        return TRANSPOSED_3_SHIFTED
+    return TRANSPOSED_3
 
 
 class Interpolation(nn.Module):
@@ -279,24 +305,30 @@ class Network(nn.Module):
         Names and shapes of its weights.
     """
 
+    levels: tuple[list[Level], ...]
+    """Per axis, ([z,] y, x), what is on each level, from the image's resolution down."""
+    widest: int
+    """Channels of the widest features at the image's resolution."""
+
     def __init__(self, style: Style, shapes: Shapes) -> None:
         super().__init__()
         first = shapes.below("encoders.0.basic_module")
         self.in_channels = channels = _input_channels(style, first)
-        self.encoders, self.decoders = nn.ModuleList(), nn.ModuleList()
-        filters = []
+        encoders, decoders = [], []
         for level in range(shapes.count("encoders")):
             inner = shapes.below(f"encoders.{level}")
-            encoder = Encoder(style, inner, channels, pools=level > 0)
-            channels = encoder.basic_module.out_channels
-            filters.append(channels)
-            self.encoders.append(encoder)
-        for index, skip_channels in enumerate(reversed(filters[:-1])):
-            decoder = Decoder(style, shapes.below(f"decoders.{index}"), channels, skip_channels)
-            channels = decoder.basic_module.out_channels
-            self.decoders.append(decoder)
+            encoders.append(Encoder(style, inner, channels, pools=level > 0))
+            channels = encoders[-1].basic_module.out_channels
+        for index, skip in enumerate(reversed(encoders[:-1])):
+            inner, skip_channels = shapes.below(f"decoders.{index}"), skip.basic_module.out_channels
+            decoders.append(Decoder(style, inner, channels, skip_channels))
+            channels = decoders[-1].basic_module.out_channels
+        self.encoders, self.decoders = nn.ModuleList(encoders), nn.ModuleList(decoders)
         self.out_channels = shapes.convolution("final_conv", style.dim).out_channels
         self.final_conv = layer("Conv", style.dim)(channels, self.out_channels, 1)
+        self.levels = tuple(_describe(encoders, decoders, style, axis) for axis in range(style.dim))
+        joined = [decoder.in_channels for decoder in decoders[-1:]]
+        self.widest = max(2 * encoders[0].basic_module.out_channels, *joined, 0)
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the scores (logits) of every class.
@@ -320,3 +352,18 @@ class Network(nn.Module):
             x = decoder(skips.pop(), x)
         scores: Tensor = self.final_conv(x)
         return scores
+
+
+def _describe(
+    encoders: Sequence[Encoder], decoders: Sequence[Decoder], style: Style, axis: int
+) -> list[Level]:
+    upper = [
+        Level(
+            encoder=radius(encoder.basic_module, axis),
+            decoder=radius(decoder.basic_module, axis),
+            pool=style.pool[axis],
+            stencil=decoder.stencil,
+        )
+        for encoder, decoder in zip(encoders[:-1], reversed(decoders), strict=True)
+    ]
+    return [*upper, Level(radius(encoders[-1].basic_module, axis))]

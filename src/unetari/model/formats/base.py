@@ -6,8 +6,11 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from unetari.core.network import NetworkConfig
 from unetari.core.normalization import describe_intensities
 from unetari.core.spec import ModelSpec
+from unetari.model.architectures import find_architecture
+from unetari.model.formats.entries import Found
 from unetari.model.weights import LoadOptions, Weights, build_network, infer_config
 
 ASSUMED_INTENSITIES = "Intensity normalization is assumed"
@@ -24,11 +27,22 @@ class Loaded:
     notes: tuple[str, ...] = ()
 
 
-def load_bare(weights: Weights, options: LoadOptions) -> Loaded:
-    """Build the network that bare weights belong to."""
-    config, notes = infer_config(weights, options)
+def load_bare(found: Found, options: LoadOptions) -> Loaded:
+    """Build the network that bare weights belong to, ours or another program's."""
+    network, config, notes = _build(found.weights, options)
     spec = ModelSpec(config=config, **options.spec)
     if "normalization" not in options.spec:
         stated = describe_intensities(spec.normalization)
         notes += (f"{ASSUMED_INTENSITIES} ({stated}): the file does not tell it.",)
-    return Loaded(build_network(config, weights), spec, notes)
+    return Loaded(network, spec, found.notes + notes)
+
+
+def _build(
+    weights: Weights, options: LoadOptions
+) -> tuple[nn.Module, NetworkConfig, tuple[str, ...]]:
+    known = find_architecture(weights)
+    if known is None:
+        config, notes = infer_config(weights, options)
+        return build_network(config, weights), config, notes
+    rebuilt = known.rebuild(weights, options)
+    return rebuilt.network, rebuilt.config, rebuilt.notes

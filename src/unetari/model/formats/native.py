@@ -14,6 +14,7 @@ from unetari.core.config import UNetConfig
 from unetari.core.spec import ModelSpec
 from unetari.errors import ConfigError, ModelFileError
 from unetari.model.formats.base import Loaded, load_bare
+from unetari.model.formats.entries import find_weights
 from unetari.model.unet import UNet
 from unetari.model.weights import LoadOptions, build_network
 
@@ -36,7 +37,7 @@ def load(path: Path, options: LoadOptions) -> Loaded:
     """Load a safetensors file; without our metadata, options are inferred from the weights."""
     metadata, weights = _read(path)
     if metadata.get("format") != FORMAT:
-        return load_bare(weights, options)
+        return load_bare(find_weights(weights, options.entry), options)
     spec = _parse_spec(metadata)
     told = spec.config.model_dump()
     for name, value in options.network.items():

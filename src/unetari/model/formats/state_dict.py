@@ -1,4 +1,4 @@
-"""PyTorch's state_dict files, as the article saves them (.pt, .pth)."""
+"""PyTorch's files: state_dicts, bare as the article saves them or within a checkpoint."""
 
 from __future__ import annotations
 
@@ -7,26 +7,23 @@ import pickletools
 import re
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from unetari.errors import ModelFileError
 from unetari.model.formats.base import Loaded, load_bare
+from unetari.model.formats.entries import SAVE, find_weights
 from unetari.model.weights import LoadOptions, Weights
 
 NAME = "PyTorch state_dict"
-SUFFIXES: tuple[str, ...] = (".pt", ".pth", ".pytorch")
+SUFFIXES: tuple[str, ...] = (".pt", ".pth", ".pytorch", ".ckpt")
 
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 _REASON = re.compile(r"WeightsUnpickler error: (.+)")
-_WRAPPERS = ("state_dict", "model_state_dict", "model")
-_PREFIXES = ("module.", "_orig_mod.")
-_SAVE = "torch.save(model.state_dict(), path)"
 
 
 def sniff(path: Path) -> bool:
@@ -36,12 +33,11 @@ def sniff(path: Path) -> bool:
 
 
 def load(path: Path, options: LoadOptions) -> Loaded:
-    """Load the state_dict of a unetari or article U-Net, without running code of the file."""
+    """Load the state_dict of a network of a known kind, without running code of the file."""
     _check_archive(path)
-    content = _unpickle(path)
-    weights = _find_weights(content)
-    _check_claimed_size(weights, path)
-    return load_bare(weights, options)
+    found = find_weights(_unpickle(path), options.entry)
+    _check_claimed_size(found.weights, path)
+    return load_bare(found, options)
 
 
 def _check_archive(path: Path) -> None:
@@ -59,12 +55,12 @@ def _check_archive(path: Path) -> None:
     if any(Path(entry.filename).name == "constants.pkl" for entry in entries):
         raise ModelFileError(
             "It is a TorchScript program of another architecture, and a unetari state_dict was "
-            f"expected: TorchScript holds code beside weights. Save the weights alone with {_SAVE}."
+            f"expected: TorchScript holds code beside weights. Save the weights alone with {SAVE}."
         )
     if sum(entry.file_size for entry in entries) > path.stat().st_size:
         raise ModelFileError(
             "The archive is compressed or damaged: it claims to hold more than its size. "
-            f"Save the weights with {_SAVE}."
+            f"Save the weights with {SAVE}."
         )
 
 
@@ -92,7 +88,8 @@ def _refused(path: Path, message: str) -> ModelFileError:
     return ModelFileError(
         f"Opening it would run code: it asks for {asked}, and only plain weights are "
         f"loaded. If you trust its author, load it in the program it comes from and save "
-        f"the weights alone with {_SAVE}."
+        f"the weights alone with {SAVE}; of a checkpoint, with torch.save(torch.load(path, "
+        "weights_only=False)['state_dict'], new_path)."
     )
 
 
@@ -115,35 +112,8 @@ def _unreadable(detail: str) -> ModelFileError:
     lines = detail.strip().splitlines() or ["no detail"]
     return ModelFileError(
         "PyTorch cannot read it; it is truncated, damaged or another kind of file "
-        f"({lines[0]}). Copy or download it again, or save it again with {_SAVE}."
+        f"({lines[0]}). Copy or download it again, or save it again with {SAVE}."
     )
-
-
-def _find_weights(content: Any) -> Weights:
-    """Take the tensors out of what was unpickled, whatever training scripts wrap around them."""
-    for wrapper in _WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    weights = _check_tensors(content)
-    for prefix in _PREFIXES:
-        if all(name.startswith(prefix) for name in weights):
-            weights = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
-    return weights
-
-
-def _check_tensors(content: Any) -> dict[str, Tensor]:
-    if not isinstance(content, Mapping):
-        raise ModelFileError(
-            f"It holds a {type(content).__name__}, and a state_dict was expected. "
-            f"Save the weights with {_SAVE}."
-        )
-    for name, value in content.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise ModelFileError(
-                f"Its entry {name!r} is a {type(value).__name__}, and a state_dict holds only "
-                f"named tensors. Save the weights alone with {_SAVE}."
-            )
-    return dict(content)
 
 
 def _check_claimed_size(weights: Weights, path: Path) -> None:
@@ -152,5 +122,5 @@ def _check_claimed_size(weights: Weights, path: Path) -> None:
     if claimed > path.stat().st_size:
         raise ModelFileError(
             f"Its tensors claim {claimed:,} bytes, more than the file's "
-            f"{path.stat().st_size:,}. Save contiguous weights with {_SAVE}."
+            f"{path.stat().st_size:,}. Save contiguous weights with {SAVE}."
         )
