@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from unetari.core.normalization import Normalization
     from unetari.core.shapes import check_shape, compute_max_depth, compute_possible_shapes
     from unetari.core.tiles import plan_tiles
+    from unetari.core.voxels import rescale_factors
     from unetari.inference.predict import predict, predict_tiles
     from unetari.model.checkpoint import Model, bundled_models, load_model, save_model
     from unetari.model.unet import UNet
@@ -42,6 +43,7 @@ __all__ = [
     "plan_tiles",
     "predict",
     "predict_tiles",
+    "rescale_factors",
     "save_model",
 ]
 
@@ -59,6 +61,7 @@ _HOMES = {
     "plan_tiles": "unetari.core.tiles",
     "predict": "unetari.inference.predict",
     "predict_tiles": "unetari.inference.predict",
+    "rescale_factors": "unetari.core.voxels",
     "save_model": "unetari.model.checkpoint",
 }
 

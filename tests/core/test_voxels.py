@@ -6,7 +6,8 @@ import pytest
 
 from unetari.core.config import UNetConfig
 from unetari.core.spec import ModelSpec
-from unetari.core.voxels import compare_voxel_sizes
+from unetari.core.voxels import compare_voxel_sizes, rescale_factors
+from unetari.errors import ShapeError
 
 
 @pytest.mark.parametrize(
@@ -31,3 +32,41 @@ def test_axes_that_are_off_by_different_factors_are_all_named() -> None:
     assert "2 times larger" in note
     assert "Y, X: the model was trained at 0.5" in note
     assert "4 times smaller" in note
+
+
+SPEC = ModelSpec(config=UNetConfig(dim=3), voxel_size=(2.0, 0.5, 0.5))
+
+
+def test_factors_bring_an_image_to_the_size_of_the_model() -> None:
+    assert rescale_factors({"Z": 1.0, "Y": 1.5, "X": 0.5}, SPEC) == (0.5, 3.0, 1.0)
+
+
+def test_rounding_of_the_sizes_is_no_reason_to_resample() -> None:
+    assert rescale_factors({"Z": 1.99, "Y": 0.501, "X": 0.25}, SPEC) == (1.0, 1.0, 0.5)
+
+
+def test_a_plane_needs_only_the_sizes_that_the_network_sees() -> None:
+    assert rescale_factors({"Y": 1.0, "X": 1.0}, ModelSpec(voxel_size=(0.5, 0.5))) == (2.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "words"),
+    [
+        ({}, "unknown along Z, Y, X .known: none"),
+        ({"Y": 0.5, "X": 0.5}, "unknown along Z .known: Y 0.5, X 0.5"),
+        ({"Z": float("nan"), "Y": 0.5, "X": 0.0}, "unknown along Z, X"),
+        ({"Z": 2.0, "Y": 0.004, "X": 0.004}, "0.008.*from 0.05 to 20.*bin the image"),
+    ],
+)
+def test_unknown_and_absurd_sizes_are_refused(sizes: dict[str, float], words: str) -> None:
+    with pytest.raises(ShapeError, match=words):
+        rescale_factors(sizes, SPEC)
+
+
+def test_a_model_without_a_voxel_size_asks_for_factors() -> None:
+    with pytest.raises(ShapeError, match=r"does not say .* --scale 1x2x2"):
+        rescale_factors({"Z": 1, "Y": 1, "X": 1}, ModelSpec(config=UNetConfig(dim=3)))
+
+
+def test_sizes_that_cannot_be_are_no_reason_to_warn() -> None:
+    assert compare_voxel_sizes({"Z": 0.0, "Y": float("nan"), "X": 0.5}, SPEC) == ""

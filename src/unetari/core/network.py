@@ -60,11 +60,14 @@ NetworkConfig = UNetConfig | ForeignConfig
 """The options of our own network, or what is known of another one."""
 
 
-def reach_of(config: NetworkConfig) -> tuple[Reach, ...]:
-    """Return sizes and surroundings per axis, ([z,] y, x)."""
+def reach_of(config: NetworkConfig, rim: int = 0) -> tuple[Reach, ...]:
+    """Return sizes and surroundings per axis, ([z,] y, x).
+
+    `rim` voxels around what a tile writes come out right, too.
+    """
     if isinstance(config, ForeignConfig):
-        return config.reach
-    return (Reach.of(config),) * config.dim
+        return tuple(reach.with_rim(rim) for reach in config.reach)
+    return (Reach.of(config, rim),) * config.dim
 
 
 def decides(config: NetworkConfig) -> tuple[Literal["exclusive", "independent"], bool]:

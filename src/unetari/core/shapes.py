@@ -15,6 +15,7 @@ import numpy as np
 from unetari.core.axes import guess_axes
 from unetari.core.config import UNetConfig
 from unetari.core.network import NetworkConfig, reach_of
+from unetari.core.scaling import AxisScaling, check_factors
 from unetari.core.sizes import (
     Reach,
     compute_max_depth,
@@ -36,7 +37,9 @@ __all__ = [
     "valid_output_size",
 ]
 
-FixKind = Literal["pad", "n_blocks", "slice_by_slice", "channel", "grey", "in_channels"]
+FixKind = Literal[
+    "pad", "n_blocks", "slice_by_slice", "channel", "grey", "in_channels", "rescale", "own_size"
+]
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class AxisReport:
     axis: str
     """Z, Y or X."""
     size: int
-    """Size in voxels."""
+    """Size in voxels, as the network sees it."""
     multiple: int
     """Size multiple of the network."""
     levels: tuple[int, ...]
@@ -119,7 +122,11 @@ class ShapeReport:
 
 
 def check_shape(
-    config: NetworkConfig, source_or_shape: ImageSource | Sequence[int], axes: str | None = None
+    config: NetworkConfig,
+    source_or_shape: ImageSource | Sequence[int],
+    axes: str | None = None,
+    *,
+    scale: Sequence[float] | None = None,
 ) -> ShapeReport:
     """Compare an image with a network, before any work starts.
 
@@ -132,6 +139,8 @@ def check_shape(
     axes : str, optional
         One letter per axis (T, C, Z, Y, X, S). Default: the source's own, or
         guessed from the shape.
+    scale : sequence of float, optional
+        Factors by which the image is resampled for the network, ([Z,] Y, X).
 
     Returns
     -------
@@ -142,6 +151,8 @@ def check_shape(
     ------
     AxesError
         If `axes` does not match the shape.
+    ShapeError
+        If `scale` is not one allowed factor per axis that the network sees.
 
     Examples
     --------
@@ -155,9 +166,11 @@ def check_shape(
     source = _as_source(config, source_or_shape, axes)
     problems, fixes = _check_axes(config, source)
     channel_problem, channel_fixes = _check_channels(config, source)
+    factors = (1.0,) * config.dim if scale is None else check_factors(scale, config.dim)
+    per_axis = zip("ZYX"[-config.dim :], reach_of(config), factors, strict=True)
     reports = tuple(
-        _check_axis(reach, letter, source.size[letter])
-        for letter, reach in zip("ZYX"[-config.dim :], reach_of(config), strict=True)
+        _check_axis(reach, letter, AxisScaling(source.size[letter], factor).rescaled_size)
+        for letter, reach, factor in per_axis
         if source.size.get(letter)
     )
     return ShapeReport(
@@ -165,7 +178,7 @@ def check_shape(
         problems=(*problems, *channel_problem),
         notes=tuple(_notes(config, reports)),
         fixes=(*channel_fixes, *fixes, *_size_fixes(config, reports)),
-        facts=tuple(_facts(config, source, reports)),
+        facts=(*_describe_scale(source, reports), *_facts(config, source, reports)),
     )
 
 
@@ -351,6 +364,19 @@ def _describe_thin(names: str, axis: AxisReport, config: NetworkConfig) -> str:
     unit = "blocks" if ours else "levels"
     advice = f"A network with fewer {unit}{plane_by_plane} suits it better."
     return f"{names}: {axis.size} px is thin: {reason}. {advice}"
+
+
+def _describe_scale(source: ImageSource, axes: Sequence[AxisReport]) -> Iterator[str]:
+    sizes = [
+        f"{axis.axis} from {source.size[axis.axis]} to {axis.size} px"
+        for axis in axes
+        if axis.size != source.size[axis.axis]
+    ]
+    if sizes:
+        yield (
+            f"The network sees the image rescaled: {_join(sizes)}. Labels come back on the "
+            "image's own voxels."
+        )
 
 
 def _facts(config: NetworkConfig, source: ImageSource, axes: Sequence[AxisReport]) -> Iterator[str]:

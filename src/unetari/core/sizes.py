@@ -5,7 +5,7 @@ Everything here is arithmetic on sizes and options.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from unetari.core.config import UNetConfig, UpMode
 from unetari.errors import ShapeError
@@ -233,19 +233,20 @@ class Reach:
     networks of one fixed size."""
 
     @classmethod
-    def of(cls, config: UNetConfig) -> Reach:
+    def of(cls, config: UNetConfig, rim: int = 0) -> Reach:
         """Derive the reach of a U-Net from its options.
 
         The margin follows one output voxel backwards: through the decoder,
         where an interpolation widens it by its stencil, to the deepest block,
-        and through the encoder, where every pooling doubles it.
+        and through the encoder, where every pooling doubles it. `rim` voxels
+        around what a tile writes come out right, too.
         """
         rule = SizeRule.of(config)
         if rule.loss:
             # Per level, interpolation mixes what lies beyond the end into this many voxels.
             spoilt = max(0, -2 * upsampling_inputs(0, 0, config.up_mode)[0] - 1)
-            return cls(rule, 0, spoilt * (rule.multiple - 1))
-        margin = _CONVOLUTION_RADIUS
+            return cls(rule, 0, spoilt * (rule.multiple - 1)).with_rim(rim)
+        margin = _CONVOLUTION_RADIUS + rim
         for _ in range(config.n_blocks - 1):
             margin = _CONVOLUTION_RADIUS - upsampling_inputs(-margin, 0, config.up_mode)[0]
         for _ in range(config.n_blocks - 1):
@@ -261,6 +262,13 @@ class Reach:
     def loss(self) -> int:
         """Voxels that valid convolution takes away per side; 0 with same convolution."""
         return self.rule.loss
+
+    def with_rim(self, rim: int) -> Reach:
+        """Return a reach with which `rim` more voxels on each side come out right."""
+        more = round_up(rim, self.multiple)  # the pooling grid must stay where it is
+        if self.loss:
+            return replace(self, trim=self.trim + more)
+        return replace(self, halo=self.halo + more)
 
     @property
     def margin(self) -> int:

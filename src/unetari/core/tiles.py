@@ -18,7 +18,7 @@ product of the axes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import prod
@@ -144,6 +144,7 @@ def plan_tiles(
     *,
     tile_shape: Sequence[int] | None = None,
     region: Sequence[Span | slice] | None = None,
+    rim: int = 0,
 ) -> TilePlan:
     """Plan the fewest balanced tiles whose results equal one whole-image pass.
 
@@ -158,6 +159,9 @@ def plan_tiles(
     region : sequence of Span or slice, optional
         The part to predict, ([Z,] Y, X). Default: the whole image. The tiles
         read beyond it, so that its values are those of the whole image.
+    rim : int
+        Voxels around the inner box of a tile that come out right, too, as far
+        as the image reaches. They are for interpolation; nobody writes them.
 
     Returns
     -------
@@ -177,7 +181,7 @@ def plan_tiles(
     ((240, 248), (48, 48), 12)
     """
     _check_lengths(config.dim, shape=shape, tile_shape=tile_shape, region=region)
-    reaches = reach_of(config)
+    reaches = reach_of(config, rim)
     spans = _spans(shape, region)
     largest = [None] * len(shape) if tile_shape is None else _check_integers(tile_shape)
     axes = tuple(
@@ -221,6 +225,34 @@ def mirror(span: Span, size: int) -> NDArray[np.intp]:
     period = max(2 * (size - 1), 1)
     index = np.arange(span.start, span.stop) % period
     return np.where(index < size, index, period - index)
+
+
+def read_mirrored(
+    read: Callable[[Sequence[Span]], NDArray[Any]], box: Sequence[Span], shape: Sequence[int]
+) -> NDArray[Any]:
+    """Read a box that may reach past the image, which is mirrored there.
+
+    Parameters
+    ----------
+    read : callable
+        Gives a box within the image, (C, [Z,] Y, X).
+    box : sequence of Span
+        What to read, ([Z,] Y, X).
+    shape : sequence of int
+        Size of the image.
+
+    Returns
+    -------
+    ndarray
+        (C, [Z,] Y, X), of the shape of the box.
+    """
+    indices = [mirror(span, size) for span, size in zip(box, shape, strict=True)]
+    within = [Span(int(index.min()), int(index.max()) + 1) for index in indices]
+    block = read(within)
+    for axis, (span, index, part) in enumerate(zip(box, indices, within, strict=True), start=1):
+        if span != part:
+            block = np.take(block, index - part.start, axis=axis)
+    return block
 
 
 def _tile(parts: Sequence[AxisTile]) -> Tile:

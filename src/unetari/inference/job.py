@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from unetari.core.axes import guess_axes
 from unetari.core.config import UNetConfig
+from unetari.core.scaling import RIM, Scaling
 from unetari.core.shapes import check_shape
 from unetari.core.source import ImageSource
 from unetari.core.tiles import Span, TilePlan, plan_tiles, resolve_span
@@ -38,8 +39,10 @@ class Job:
     """What is predicted, one slice per letter of `source.label_axes`."""
     frames: tuple[Frame, ...]
     """One {axis: index} per plane (2D network) or volume (3D network)."""
+    scaling: Scaling | None
+    """How the image is rescaled for the network; None if it is not."""
     plan: TilePlan
-    """The tiles of every frame."""
+    """The tiles of every frame, on the grid that the network sees."""
     device: str
     """The device, such as "cpu" or "cuda:0"."""
     wants_scores: bool
@@ -63,6 +66,18 @@ class Job:
         return (self.model.spec.config.out_channels, *self.labels_shape)
 
     @property
+    def spatial_region(self) -> tuple[slice, ...]:
+        """The part of `region` that lies along the axes the network sees, ([Z,] Y, X)."""
+        parts = dict(zip(self.source.label_axes, self.region, strict=True))
+        axes = self.source.spatial_axes(self.model.spec.config.dim)
+        return tuple(parts[axis] for axis in axes)
+
+    @property
+    def rim(self) -> int:
+        """Voxels around what a tile writes that the way back from a rescaled image needs."""
+        return 0 if self.scaling is None else RIM
+
+    @property
     def n_tiles(self) -> int:
         """Number of tiles, over all frames."""
         return len(self.frames) * len(self.plan)
@@ -79,6 +94,7 @@ class Job:
             channel=self.source.channel,
             grey=self.source.grey,
             region=tuple((part.start, part.stop) for part in self.region),
+            scale=None if self.scaling is None else self.scaling.factors,
             tile_shape=self.plan.tile_shape,
             halo=self.plan.halo,
             n_tiles=self.n_tiles,
@@ -96,6 +112,7 @@ def prepare(
     channel: int | None = None,
     grey: bool = False,
     region: Sequence[slice] | None = None,
+    scale: Sequence[float] | None = None,
     device: str = "auto",
     tile_shape: Sequence[int] | None = None,
     scores: bool = False,
@@ -119,10 +136,15 @@ def prepare(
     region : sequence of slice, optional
         One per axis of the labels (the image's axes less C and S); default:
         everything. The values are those of the whole-image result.
+    scale : sequence of float, optional
+        Factors by which the image is resampled before the network sees it,
+        ([Z,] Y, X); `rescale_factors` has those that suit a model. Labels and
+        scores come back on the image's own grid. Default: as it is.
     device : str
         "auto", "cpu", "cuda", "cuda:1", "mps".
     tile_shape : sequence of int, optional
-        Largest outer size of a tile, ([Z,] Y, X); default: from free memory.
+        Largest outer size of a tile, ([Z,] Y, X), as the network sees it;
+        default: from free memory.
     scores : bool
         Whether to return probabilities beside the labels.
 
@@ -135,7 +157,7 @@ def prepare(
     AxesError
         If `axes` does not describe the image.
     ShapeError
-        If the image, region or tile does not fit the network.
+        If the image, region, scale or tile does not fit the network.
     ModelFileError
         If the model cannot be loaded.
     DeviceError
@@ -144,19 +166,26 @@ def prepare(
     model = model if isinstance(model, Model) else load_model(model)
     config = model.spec.config
     source = _as_source(image, axes, channel, grey, config.dim)
-    report = check_shape(config, source)
+    report = check_shape(config, source, scale=scale)
     if report.problems:
         raise ShapeError(" ".join(report.problems))
-    spatial = source.spatial_axes(config.dim)
     bounds = _resolve_region(source, region)
     shape = source.spatial_shape(config.dim)
+    part = tuple(bounds[axis] for axis in source.spatial_axes(config.dim))
+    scaling = Scaling.of(shape, scale)
+    if scaling is not None:
+        shape, part = scaling.rescaled_shape, scaling.seen(part)
     chosen = resolve_device(device)
     if tile_shape is None:
-        free = free_memory(chosen)
-        tile_shape = choose_tile_shape(shape, config, free=free, on_cpu=chosen.type == "cpu")
-    plan = plan_tiles(
-        shape, config, tile_shape=tile_shape, region=[bounds[axis] for axis in spatial]
-    )
+        tile_shape = choose_tile_shape(
+            shape,
+            config,
+            free=free_memory(chosen),
+            on_cpu=chosen.type == "cpu",
+            scaling=scaling,
+        )
+    rim = 0 if scaling is None else RIM
+    plan = plan_tiles(shape, config, tile_shape=tile_shape, region=part, rim=rim)
     if isinstance(model.network, UNet):
         model.network.check_input((1, config.in_channels, *plan.tile_shape))
     slices = tuple(bounds[axis].slice for axis in source.label_axes)
@@ -165,6 +194,7 @@ def prepare(
         model=model,
         region=slices,
         frames=tuple(source.frames(config.dim, slices)),
+        scaling=scaling,
         plan=plan,
         device=str(chosen),
         wants_scores=scores,

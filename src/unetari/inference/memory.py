@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from math import prod
 
 from unetari.core.network import ForeignConfig, NetworkConfig, reach_of
+from unetari.core.scaling import RIM, Scaling
 from unetari.core.tiles import plan_tiles
 
 _BYTES = 4  # float32
@@ -42,20 +43,27 @@ def _live_features(config: NetworkConfig) -> int:
 
 
 def choose_tile_shape(
-    shape: Sequence[int], config: NetworkConfig, *, free: int, on_cpu: bool
+    shape: Sequence[int],
+    config: NetworkConfig,
+    *,
+    free: int,
+    on_cpu: bool,
+    scaling: Scaling | None = None,
 ) -> tuple[int, ...]:
     """Choose the largest outer size of a tile.
 
     Parameters
     ----------
     shape : sequence of int
-        Size of the image in voxels, ([Z,] Y, X).
+        Size of the image in voxels, as the network sees it, ([Z,] Y, X).
     config : UNetConfig or ForeignConfig
         The network.
     free : int
         Free memory of the device, in bytes; half of it is used.
     on_cpu : bool
         Whether the network runs on the CPU.
+    scaling : Scaling, optional
+        How the image is rescaled for the network.
 
     Returns
     -------
@@ -63,30 +71,51 @@ def choose_tile_shape(
         Size per axis, ([Z,] Y, X). Not smaller than the smallest tile of the
         network, even where that may not fit.
     """
-    whole = plan_tiles(shape, config).tile_shape
-    widest = _live_features(config) // 4 + 1
-    voxels = min(free * _SHARE_OF_FREE_MEMORY // bytes_per_voxel(config), _MOST_ELEMENTS // widest)
-    tile = whole
+    rim = 0 if scaling is None else RIM
+    whole = plan_tiles(shape, config, rim=rim).tile_shape
+    tile, reaches = whole, reach_of(config, rim)
     if on_cpu:
-        written = (_CPU_TILE[config.dim] + 2 * reach.margin for reach in reach_of(config))
+        written = (_CPU_TILE[config.dim] + 2 * reach.margin for reach in reaches)
         tile = tuple(
             min(max(size, reach.smallest_tile), most)
-            for size, reach, most in zip(written, reach_of(config), whole, strict=True)
+            for size, reach, most in zip(written, reaches, whole, strict=True)
         )
-    while prod(tile) > voxels and (smaller := shrink(tile, config)) is not None:
+    most_voxels = _MOST_ELEMENTS // (_live_features(config) // 4 + 1)
+    most_bytes = free * _SHARE_OF_FREE_MEMORY
+    while prod(tile) > most_voxels or _needed_bytes(tile, shape, config, scaling) > most_bytes:
+        smaller = shrink(tile, config, rim)
+        if smaller is None:
+            break
         tile = smaller
     return tile
 
 
-def shrink(tile_shape: Sequence[int], config: NetworkConfig) -> tuple[int, ...] | None:
+def _needed_bytes(
+    tile: Sequence[int], shape: Sequence[int], config: NetworkConfig, scaling: Scaling | None
+) -> float:
+    needed: float = prod(tile) * bytes_per_voxel(config)
+    if scaling is not None:
+        plan = plan_tiles(shape, config, tile_shape=tile, rim=RIM)
+        written = [max(part.inner.size for part in parts) for parts in plan.axes]
+        # Interpolation holds the output twice and makes a third; then come scores and labels.
+        restored = _BYTES * (4 * config.out_channels + 3)
+        needed += restored * prod(written) / prod(scaling.factors)
+    return needed
+
+
+def shrink(
+    tile_shape: Sequence[int], config: NetworkConfig, rim: int = 0
+) -> tuple[int, ...] | None:
     """Shorten the longest axis of a tile that can be shortened by a quarter.
+
+    `rim` is that of `plan_tiles`.
 
     Returns
     -------
     tuple of int or None
         The smaller tile; None if every axis is at the network's minimum.
     """
-    smallest = [reach.smallest_tile for reach in reach_of(config)]
+    smallest = [reach.smallest_tile for reach in reach_of(config, rim)]
     can_shrink = [axis for axis, size in enumerate(tile_shape) if size > smallest[axis]]
     if not can_shrink:
         return None

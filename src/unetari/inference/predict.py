@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unetari.core.normalization import IntensityMap, fit_intensity
-from unetari.core.tiles import Span, Tile, mirror, plan_tiles
+from unetari.core.scaling import Scaling
+from unetari.core.tiles import Span, Tile, plan_tiles, read_mirrored
 from unetari.errors import Cancelled, OutOfMemoryError
 from unetari.inference.job import Frame, Job, prepare
 from unetari.inference.memory import shrink
 from unetari.inference.record import RunRecord, Seams
+from unetari.inference.rescale import rescale, restore
 from unetari.inference.runner import Result, Runner, to_labels, to_scores
 from unetari.inference.seams import measure_seams
 from unetari.model.checkpoint import Model
@@ -73,7 +75,8 @@ def run(
     Yields
     ------
     TileResult
-        One per tile, or several where a tile had to be split to fit in memory.
+        One per tile, or several where a tile had to be split to fit in memory, or
+        none where no voxel of the image belongs to a tile of the rescaled one.
 
     Returns
     -------
@@ -115,6 +118,7 @@ def predict_tiles(
     channel: int | None = None,
     grey: bool = False,
     region: Sequence[slice] | None = None,
+    scale: Sequence[float] | None = None,
     device: str = "auto",
     tile_shape: Sequence[int] | None = None,
     scores: bool = False,
@@ -144,6 +148,7 @@ def predict_tiles(
         channel=channel,
         grey=grey,
         region=region,
+        scale=scale,
         device=device,
         tile_shape=tile_shape,
         scores=scores,
@@ -160,6 +165,7 @@ def predict(
     channel: int | None = None,
     grey: bool = False,
     region: Sequence[slice] | None = None,
+    scale: Sequence[float] | None = None,
     device: str = "auto",
     tile_shape: Sequence[int] | None = None,
     scores: bool = False,
@@ -172,7 +178,7 @@ def predict(
         numpy, dask or zarr array of any real dtype.
     model : Model, str or path-like
         A loaded model, the name of a bundled one, or a path.
-    axes, channel, grey, region, device, tile_shape, scores
+    axes, channel, grey, region, scale, device, tile_shape, scores
         As in `unetari.inference.job.prepare`.
 
     Returns
@@ -200,6 +206,7 @@ def predict(
         channel=channel,
         grey=grey,
         region=region,
+        scale=scale,
         device=device,
         tile_shape=tile_shape,
         scores=scores,
@@ -253,7 +260,12 @@ class _Engine:
         """Largest outer size of a tile; smaller than planned once memory has run short."""
 
     def compute(self, frame: Frame, tile: Tile) -> Iterator[tuple[Tile, Decided]]:
-        """Yield what was decided for a tile's inner box, in parts once memory has run short."""
+        """Yield what was decided for what a tile writes, in parts once memory has run short.
+
+        Nothing if no voxel of the image belongs to a tile of the rescaled one.
+        """
+        if not all(span.size > 0 for span in self._written(tile)):
+            return
         if self._fits_as_planned:
             decided = self._try(frame, tile)
             if decided is not None:
@@ -266,8 +278,16 @@ class _Engine:
         return self.tile_shape == self._job.plan.tile_shape
 
     def _compute_in_parts(self, frame: Frame, tile: Tile) -> Iterator[tuple[Tile, Decided]]:
-        config, shape = self._job.model.spec.config, self._job.plan.shape
-        for part in plan_tiles(shape, config, tile_shape=self.tile_shape, region=tile.inner):
+        parts = plan_tiles(
+            self._job.plan.shape,
+            self._job.model.spec.config,
+            tile_shape=self.tile_shape,
+            region=tile.inner,
+            rim=self._job.rim,
+        )
+        for part in parts:
+            if not all(span.size > 0 for span in self._written(part)):
+                continue
             decided = self._try(frame, part)
             if decided is None:
                 yield from self._compute_in_parts(frame, part)
@@ -276,11 +296,10 @@ class _Engine:
 
     def _try(self, frame: Frame, tile: Tile) -> Decided | None:
         """Compute one tile; lower the limit and return None if it does not fit in memory."""
-        inner = (slice(None), *(span.slice for span in tile.local))
         try:
-            return self._compute(frame, tile.outer, lambda logits: self._decide(logits[inner]))
+            return self._compute(frame, tile.outer, lambda output: self._decide(output, tile))
         except MemoryError as error:
-            smaller = shrink(tile.shape, self._job.model.spec.config)
+            smaller = shrink(tile.shape, self._job.model.spec.config, self._job.rim)
             if smaller is None:
                 raise OutOfMemoryError(
                     f"{error} It is the smallest tile this network allows. Free memory, use "
@@ -289,29 +308,67 @@ class _Engine:
         self.tile_shape = smaller
         return None
 
-    def _decide(self, logits: Tensor) -> Decided:
-        config = self._job.model.spec.config
-        labels = to_labels(logits, config).cpu().numpy()
-        return labels, to_scores(logits, config).cpu().numpy() if self._job.wants_scores else None
+    def _written(self, tile: Tile) -> tuple[Span, ...]:
+        """Return the box of the image that a tile writes."""
+        scaling = self._job.scaling
+        if scaling is None:
+            return tile.inner
+        # At the ends of a region, rescaled voxels have neighbours of the image outside of it.
+        within = zip(scaling.written(tile.inner), self._job.spatial_region, strict=True)
+        return tuple(
+            Span(max(span.start, part.start), min(span.stop, part.stop)) for span, part in within
+        )
+
+    def _decide(self, output: Tensor, tile: Tile) -> Decided:
+        """Decide what a tile writes, given the network's output for its outer box."""
+        config, scaling = self._job.model.spec.config, self._job.scaling
+        if scaling is None:
+            inner = output[(slice(None), *(span.slice for span in tile.local))]
+            labels = to_labels(inner, config)
+            scores = to_scores(inner, config) if self._job.wants_scores else None
+        else:
+            # Decided on the image's own grid, where outlines can be finer than on a coarse one.
+            restored = self._restore(to_scores(output, config), tile, scaling)
+            labels = to_labels(restored, config, is_scores=True)
+            scores = restored if self._job.wants_scores else None
+        return labels.cpu().numpy(), None if scores is None else scores.cpu().numpy()
+
+    def _restore(self, scores: Tensor, tile: Tile, scaling: Scaling) -> Tensor:
+        """Bring scores of a tile's outer box onto what it writes of the image."""
+        box = scaling.around(tile.inner)
+        cuts = [
+            span.shifted(local.start - inner.start).slice
+            for span, local, inner in zip(box, tile.local, tile.inner, strict=True)
+        ]
+        return restore(scores[(slice(None), *cuts)], scaling, box, self._written(tile))
 
     def _compute(
         self, frame: Frame, outer: Sequence[Span], decide: Callable[[Tensor], Result]
     ) -> Result:
         """Compute a whole outer box."""
-        intensity = self._intensity_of(frame)
+        block = self._see(frame, outer)
         if self._should_stop():
             raise Cancelled("Stopped on request.")
-        return self._runner(intensity(self._read(frame, outer)), decide)
+        return self._runner(block, decide)
 
-    def _read(self, frame: Frame, outer: Sequence[Span]) -> NDArray[Any]:
-        """Read a box, (C, [Z,] Y, X), mirrored where it reaches past the image."""
-        indices = [mirror(span, n) for span, n in zip(outer, self._job.plan.shape, strict=True)]
-        box = [slice(int(index.min()), int(index.max()) + 1) for index in indices]
-        block = self._job.source.read(frame, box)
-        for axis, (span, index, part) in enumerate(zip(outer, indices, box, strict=True), start=1):
-            if span.slice != part:
-                block = np.take(block, index - part.start, axis=axis)
-        return block
+    def _see(self, frame: Frame, outer: Sequence[Span]) -> NDArray[np.float32]:
+        """Return what the network sees of a box, (C, [Z,] Y, X)."""
+        intensity = self._intensity_of(frame)
+        source, scaling = self._job.source, self._job.scaling
+
+        def read(box: Sequence[Span]) -> NDArray[np.float32]:
+            if self._should_stop():
+                raise Cancelled("Stopped on request.")
+            block = read_mirrored(
+                lambda within: source.read(frame, [span.slice for span in within]),
+                box,
+                source.spatial_shape(self._dim),
+            )
+            return intensity(block)
+
+        if scaling is None:
+            return read(outer)
+        return read_mirrored(lambda box: rescale(read, scaling, box), outer, scaling.rescaled_shape)
 
     def _intensity_of(self, frame: Frame) -> IntensityMap:
         normalization = self._job.model.spec.normalization
@@ -332,7 +389,7 @@ class _Engine:
         """Bring what was decided for a tile into the axes of the labels."""
         job = self._job
         labels, scores = decided
-        spans = dict(zip(job.source.spatial_axes(self._dim), tile.inner, strict=True))
+        spans = dict(zip(job.source.spatial_axes(self._dim), self._written(tile), strict=True))
         spans |= {axis: Span(at, at + 1) for axis, at in frame.items()}
         where = tuple(
             spans[axis].shifted(-part.start).slice

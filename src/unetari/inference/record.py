@@ -63,6 +63,9 @@ class RunRecord(FrozenModel):
     """Whether RGB was converted to grey."""
     region: tuple[tuple[int, int], ...]
     """Start and stop of what was predicted, one pair per axis of the labels."""
+    scale: tuple[float, ...] | None = None
+    """Factors by which the image was resampled for the network, ([Z,] Y, X); None for none.
+    The tiles are those of the resampled image."""
     tile_shape: tuple[int, ...]
     """Outer size of the tiles in voxels, ([Z,] Y, X)."""
     halo: tuple[int, ...]
