@@ -93,7 +93,7 @@ class Runner:
             raise Cancelled("Stopped on request.")
 
 
-def to_labels(output: Tensor, config: NetworkConfig) -> Tensor:
+def to_labels(output: Tensor, config: NetworkConfig, *, is_scores: bool = False) -> Tensor:
     """Decide the class of every voxel, on the device.
 
     Exclusive classes: the highest channel wins. Independent ones: the highest
@@ -105,6 +105,8 @@ def to_labels(output: Tensor, config: NetworkConfig) -> Tensor:
         What the network gives.
     config : UNetConfig or ForeignConfig
         Says how classes follow from it.
+    is_scores : bool
+        Whether `to_scores` has made probabilities of it.
 
     Returns
     -------
@@ -115,7 +117,7 @@ def to_labels(output: Tensor, config: NetworkConfig) -> Tensor:
     if classes == "exclusive":
         return output.argmax(dim=0).to(dtype)
     highest, channel = output.max(dim=0)
-    is_foreground = highest > (0.0 if is_logits else 0.5)
+    is_foreground = highest > (0.0 if is_logits and not is_scores else 0.5)
     return torch.where(is_foreground, channel + 1, 0).to(dtype)
 
 
