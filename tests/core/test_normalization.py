@@ -294,3 +294,37 @@ def test_a_normalization_is_said_in_a_few_words() -> None:
     assert texts["percentile"] == "percentiles 1 and 50 to 0 and 1, of the whole image"
     assert texts["range"] == "fixed range 1 and 50 to 0 and 1"
     assert texts["none"] == "unchanged"
+
+
+def test_channels_together_share_their_statistics() -> None:
+    first = np.arange(60.0).reshape(3, 4, 5)
+    image = np.stack([first, 100 + 5 * first])
+    for method in ("percentile", "zscore", "minmax"):
+        fitted = fit_intensity(Normalization(method=method, channels="together"), cut(image, 3))
+        alone = fit(method, image.reshape(1, -1))
+        np.testing.assert_allclose(fitted.offset, alone.offset * 2, rtol=1e-12)
+        np.testing.assert_allclose(fitted.scale, alone.scale * 2, rtol=1e-12)
+
+
+def test_eps_is_added_to_the_spread() -> None:
+    image = np.random.default_rng(0).normal(5, 1e-3, (1, 30, 40))
+    spread = np.percentile(image, 99.8) - np.percentile(image, 1)
+    for method, expected in [
+        ("zscore", (image - image.mean()) / (image.std() + 0.01)),
+        ("minmax", (image - image.min()) / (np.ptp(image) + 0.01)),
+        ("percentile", (image - np.percentile(image, 1)) / (spread + 0.01)),
+    ]:
+        mapped = fit_intensity(Normalization(method=method, eps=0.01), [image])(image)
+        np.testing.assert_allclose(mapped, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_equal_percentiles_are_divided_by_eps() -> None:
+    image = np.zeros((1, 100, 100), np.uint8)
+    image[0, 50, 50] = 200
+    mapped = fit_intensity(Normalization(eps=0.5), [image])(image)
+    assert (mapped.min(), mapped.max()) == (0, 400)
+
+
+def test_together_is_said() -> None:
+    text = describe_intensities(Normalization(method="zscore", channels="together"))
+    assert text == "mean 0, variance 1, of the whole image, all channels together"

@@ -110,3 +110,11 @@ def test_a_file_may_bring_its_own(qtbot: QtBot) -> None:
     assert (editor.is_set, editor.value()) == (False, Normalization())
     editor.method.value = "none"
     assert (editor.is_set, editor.value()) == (True, Normalization(method="none"))
+
+
+def test_what_only_files_declare_is_kept_with_its_method(editor: NormalizationEditor) -> None:
+    declared = Normalization(method="zscore", channels="together", eps=1e-6)
+    editor.set_value(declared)
+    assert editor.value() == declared
+    editor.method.value = "minmax"
+    assert editor.value() == Normalization(method="minmax")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from unetari.core.config import FrozenModel
 from unetari.core.dtypes import check_dtype
@@ -18,6 +18,7 @@ from unetari.errors import ShapeError
 
 Method = Literal["percentile", "zscore", "minmax", "range", "none"]
 Scope = Literal["image", "frame"]
+Channels = Literal["each", "together"]
 METHODS: dict[Method, str] = {
     "percentile": "percentiles to 0 and 1",
     "zscore": "mean 0, variance 1",
@@ -35,9 +36,9 @@ WITH_STATISTICS: tuple[Method, ...] = ("percentile", "zscore", "minmax")
 class Normalization(FrozenModel):
     """How intensities are mapped before they reach the network.
 
-    Statistics are taken per channel, over the whole image or over each frame
-    (the plane or volume that one forward pass sees), never over a tile, so
-    that tiling cannot change them.
+    Statistics are taken per channel or of all channels together, over the whole
+    image or over each frame (the plane or volume that one forward pass sees),
+    never over a tile, so that tiling cannot change them.
     """
 
     method: Method = "percentile"
@@ -49,6 +50,11 @@ class Normalization(FrozenModel):
     """Upper percentile, or upper end of the fixed range."""
     scope: Scope = "image"
     """Statistics over the whole image, or over each frame."""
+    channels: Channels = "each"
+    """Statistics of each channel, or of all channels together."""
+    eps: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Added to the spread (standard deviation, or upper less lower value) that values are
+    divided by."""
 
     @model_validator(mode="after")
     def _check_limits(self) -> Normalization:
@@ -77,6 +83,7 @@ def describe_intensities(normalization: Normalization) -> str:
         text = text.replace(" to", f" {normalization.low:g} and {normalization.high:g} to", 1)
     if normalization.method in WITH_STATISTICS:
         text += f", of {SCOPES[normalization.scope]}"
+        text += ", all channels together" if normalization.channels == "together" else ""
     return text
 
 
@@ -190,7 +197,8 @@ def fit_intensity(normalization: Normalization, blocks: Iterable[NDArray[Any]]) 
     * With statistics (percentile, zscore, minmax) a constant channel becomes
       all zeros. "range" and "none" map a constant like any other value.
     * If the two percentiles coincide but the channel is not constant (a few
-      bright spots on an empty background), the extremes take their place.
+      bright spots on an empty background), the extremes take their place, unless
+      there is an eps to divide by.
     * Percentiles are exact for up to 2**20 distinct values per channel, which
       covers every 8 and 16 bit image; beyond that they keep five digits.
     * "range" and "none" need no statistics; of an integer image they read the
@@ -226,13 +234,17 @@ def fit_intensity(normalization: Normalization, blocks: Iterable[NDArray[Any]]) 
 def _start(normalization: Normalization, block: NDArray[Any]) -> list[ChannelStatistics]:
     if block.ndim == 0 or block.shape[0] == 0:
         raise ShapeError(f"A block of shape {block.shape} has no channels; the rule is (C, ...).")
-    return [
-        ChannelStatistics(
-            moments=normalization.method == "zscore",
-            percentiles=normalization.method == "percentile",
-        )
-        for _ in range(block.shape[0])
-    ]
+    count = block.shape[0]
+    if normalization.channels == "together":
+        return [_collector(normalization)] * count  # one object, which sees every channel
+    return [_collector(normalization) for _ in range(count)]
+
+
+def _collector(normalization: Normalization) -> ChannelStatistics:
+    return ChannelStatistics(
+        moments=normalization.method == "zscore",
+        percentiles=normalization.method == "percentile",
+    )
 
 
 def _check_block(block: NDArray[Any], n_channels: int) -> None:
@@ -253,14 +265,14 @@ def _line(normalization: Normalization, statistics: ChannelStatistics) -> tuple[
     if statistics.is_empty or statistics.low == statistics.high:
         return (0.0 if statistics.is_empty else statistics.low), 0.0
     if normalization.method == "zscore":
-        return statistics.mean, _inverse(statistics.std)
+        return statistics.mean, _inverse(statistics.std + normalization.eps)
     low, high = statistics.low, statistics.high
     if normalization.method == "percentile":
         lower = statistics.percentile(normalization.low)
         upper = statistics.percentile(normalization.high)
-        if lower < upper:
+        if lower < upper or normalization.eps:
             low, high = lower, upper
-    return low, _inverse(high - low)
+    return low, _inverse(high - low + normalization.eps)
 
 
 def _inverse(span: float) -> float:

@@ -45,6 +45,7 @@ class NormalizationEditor(Container[Widget]):
         self.scope = choice(SCOPES, label="Statistics of")
         self._reason = Message(state=State.PROBLEM)
         self._problem = ""
+        self._shown = Normalization()
         fields = [self.method, *chain(*self.limits.values()), self.scope]
         for field in fields:
             # Before the container connects it, so that `changed` finds everything up to date.
@@ -73,10 +74,13 @@ class NormalizationEditor(Container[Widget]):
             options |= {"low": low.value, "high": high.value}
         if self.method.value in WITH_STATISTICS:
             options["scope"] = self.scope.value
+            if self.method.value == self._shown.method:  # what files declare and nobody edits
+                options |= {"channels": self._shown.channels, "eps": self._shown.eps}
         return Normalization(**options)
 
     def set_value(self, normalization: Normalization) -> None:
         """Show a normalization; `changed` is emitted once."""
+        self._shown = normalization
         with self.changed.blocked():
             self.method.value = normalization.method
             self.scope.value = normalization.scope
