@@ -30,6 +30,10 @@ class ModelSpec(FrozenModel):
     """Who made the model."""
     license: str = ""
     """Licence of the model file (an SPDX identifier)."""
+    citations: tuple[str, ...] = ()
+    """What to cite when the model is used, an entry each."""
+    tags: tuple[str, ...] = ()
+    """Words to find the model by, such as "nuclei" or "fluorescence"."""
     data_credit: str = ""
     """The training data, its licence, and the citation it asks for."""
     training: dict[str, Any] = Field(default_factory=dict)
