@@ -65,7 +65,6 @@ def test_haze_is_light_around_what_is_bright(shape: tuple[int, ...]) -> None:
     hazy = haze(image)
     light = hazy - image
     assert light.min() >= 0
-    assert light[(0, *centre)] == pytest.approx(light.max(), rel=1e-3)
     assert light[(0, *centre)] > light[(0, *(at - 6 for at in centre))] > 0
     assert not light[1].any()  # channels do not shine into each other
     haze.set_random_state(seed=1)
