@@ -18,8 +18,9 @@ from qtpy.QtWidgets import (
 
 from unetari.core.config import UNetConfig
 from unetari.core.diagram import Theme, draw_svg
+from unetari.core.scaling import Scaling
 from unetari.core.source import ImageSource
-from unetari.errors import AxesError, UnetariError
+from unetari.errors import AxesError, ShapeError, UnetariError
 from unetari.storage.svg import SUFFIX, save_svg
 from unetari.widgets.messages import Message, State
 
@@ -108,6 +109,7 @@ class DiagramSection(QWidget):
         super().__init__(parent)
         self._config: UNetConfig | None = None
         self._source: ImageSource | None = None
+        self._factors: tuple[float, ...] | None = None
         self._name = ""
         self.toggle = QToolButton(self)
         self.toggle.setText("Diagram")
@@ -142,9 +144,11 @@ class DiagramSection(QWidget):
         self.message.show_text("")
         self._update()
 
-    def set_image(self, source: ImageSource | None) -> None:
-        """Show the sizes of an image."""
-        self._source = source
+    def set_image(
+        self, source: ImageSource | None, factors: tuple[float, ...] | None = None
+    ) -> None:
+        """Show the sizes of an image, which may be rescaled for the network."""
+        self._source, self._factors = source, factors
         self._update()
 
     @property
@@ -154,9 +158,12 @@ class DiagramSection(QWidget):
             return None
         try:
             shape = self._source.spatial_shape(self._config.dim)
-        except AxesError:
+            scaling = Scaling.of(shape, self._factors)
+        except (AxesError, ShapeError):
             return None  # the report on the image says why
-        return shape if all(shape) else None
+        if not all(shape):
+            return None
+        return shape if scaling is None else scaling.rescaled_shape
 
     def save_to(self, path: str) -> None:
         """Save the diagram; the dialog has asked about that file, if it exists."""

@@ -10,15 +10,13 @@ from qtpy.QtCore import QEvent, QSize, Qt
 from qtpy.QtGui import QCloseEvent, QShowEvent
 from qtpy.QtWidgets import QGroupBox, QScrollArea, QVBoxLayout, QWidget
 
-from unetari.core.network import reach_of
+from unetari.core.network import NetworkConfig, reach_of
 from unetari.core.normalization import WITH_STATISTICS
+from unetari.core.scaling import RIM
 from unetari.core.shapes import Fix, ShapeReport, check_shape
-from unetari.core.spec import ModelSpec
-from unetari.core.voxels import compare_voxel_sizes
 from unetari.errors import UnetariError
 from unetari.model.bundled import bundled_models
 from unetari.viewer.regions import region_slices
-from unetari.viewer.voxels import voxel_size
 from unetari.widgets.background import Background, single_shot
 from unetari.widgets.fields import align_labels
 from unetari.widgets.image import GREY, ImageWidget
@@ -27,6 +25,7 @@ from unetari.widgets.model import BUILD, BUNDLED, ModelWidget
 from unetari.widgets.predict import PredictWidget, format_seconds
 from unetari.widgets.prediction_session import PredictionSession, notify
 from unetari.widgets.prediction_worker import Begun, Ended, PredictionRequest
+from unetari.widgets.scale_choice import ScaleChoice
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -73,6 +72,7 @@ class UnetariDock(QScrollArea):
         self.predict = PredictWidget()
         self.session = PredictionSession(self._viewer)
         self._report: ShapeReport | None = None
+        self._scale = ScaleChoice()
         self._devices = Background(self)
         self._knows_devices = False
         self._view_timer = single_shot(self, _VIEW_DELAY_MS, self._update_problem)
@@ -117,13 +117,7 @@ class UnetariDock(QScrollArea):
     def _on_model(self) -> None:
         choice = self.model.value()
         if choice is not None:
-            config = choice.spec.config
-            reaches = reach_of(config)
-            self.predict.set_tile_limits(
-                max(reach.smallest_tile for reach in reaches),
-                max(reach.multiple for reach in reaches),
-            )
-            self.image.set_dim(config.dim)
+            self.image.set_dim(choice.spec.config.dim)
             if choice.is_trained:
                 self._ask_for_devices()
         self._on_image()
@@ -140,22 +134,30 @@ class UnetariDock(QScrollArea):
 
     def _on_image(self) -> None:
         choice, source = self.model.value(), self.image.value()
-        self.model.diagram.set_image(source)
+        self._scale.update(self.image.layer, source, None if choice is None else choice.spec)
+        self._show_image()
+
+    def _show_image(self) -> None:
+        """Show how the image, rescaled or not, meets the model."""
+        choice, source = self.model.value(), self.image.value()
+        scale = self._scale.factors
+        self.model.diagram.set_image(source, scale)
         self._report = None
+        if choice is not None:
+            self._limit_tiles(choice.spec.config)
         if choice is None or source is None:
             self.image.report.show_sentences([])
         else:
-            self._report = check_shape(choice.spec.config, source)
-            self._show_report(self._report, choice.spec)
+            report = self._report = check_shape(choice.spec.config, source, scale=scale)
+            fixes = [*self._possible_fixes(report), *self._scale.fixes]
+            self.image.report.show_report(report, fixes, notes=self._scale.notes)
         self._update_problem()
 
-    def _show_report(self, report: ShapeReport, spec: ModelSpec) -> None:
-        layer, source = self.image.layer, self.image.value()
-        note = ""
-        if layer is not None and source is not None:
-            note = compare_voxel_sizes(voxel_size(layer, source.axes), spec)
-        self.image.report.show_report(
-            report, self._possible_fixes(report), notes=[note] if note else []
+    def _limit_tiles(self, config: NetworkConfig) -> None:
+        reaches = reach_of(config, RIM if self._scale.factors else 0)
+        self.predict.set_tile_limits(
+            max(reach.smallest_tile for reach in reaches),
+            max(reach.multiple for reach in reaches),
         )
 
     def _possible_fixes(self, report: ShapeReport) -> list[Fix]:
@@ -186,6 +188,9 @@ class UnetariDock(QScrollArea):
             self.image.set_channel(GREY)
         elif fix.kind == "slice_by_slice":
             self._go_slice_by_slice()
+        elif fix.kind in ("rescale", "own_size"):
+            self._scale.choose(fix.kind == "rescale")
+            self._show_image()
 
     def _go_slice_by_slice(self) -> None:
         """Take the bundled 2D sibling of a bundled 3D model, else build a 2D network."""
@@ -236,6 +241,7 @@ class UnetariDock(QScrollArea):
             source=source,
             get_model=choice.get,
             region=self._region(),
+            scale=self._scale.factors,
             device=self.predict.device,
             tile_size=self.predict.tile_size,
             scores=self.predict.wants_scores,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from napari.layers import Image
 
 ALL, GREY = "all", "grey"
-_EVENTS = ("data", "axis_labels", "units")
+_EVENTS = ("data", "axis_labels", "units", "scale")
 _RGB = ("red", "green", "blue")
 
 

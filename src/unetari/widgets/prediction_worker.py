@@ -33,6 +33,8 @@ class PredictionRequest:
     """Gives the model; called in the thread."""
     region: tuple[slice, ...]
     """One slice per label axis."""
+    scale: tuple[float, ...] | None = None
+    """Factors by which the image is rescaled for the network, ([Z,] Y, X)."""
     device: str = "auto"
     """Name of the device."""
     tile_size: int | None = None
@@ -97,6 +99,7 @@ def _run(request: PredictionRequest, should_stop: Callable[[], bool]) -> Steps:
         request.source,
         model,
         region=request.region,
+        scale=request.scale,
         device=request.device,
         tile_shape=None if size is None else (size,) * model.spec.config.dim,
         scores=request.scores,
