@@ -52,7 +52,7 @@ class Normalization(FrozenModel):
     """Statistics over the whole image, or over each frame."""
     channels: Channels = "each"
     """Statistics of each channel, or of all channels together."""
-    eps: Annotated[float, Field(ge=0, le=1)] = 0.0
+    eps: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     """Added to the spread (standard deviation, or upper less lower value) that values are
     divided by."""
 
