@@ -19,7 +19,7 @@ import tifffile
 from typer.testing import CliRunner, Result
 
 import unetari
-from unetari import Model, Normalization, UNetConfig, predict, save_model
+from unetari import Model, Normalization, UNetConfig, load_model, predict, save_model
 from unetari.cli import app
 from unetari.cli.console import describe_image, parse_settings, show_voxel_sizes
 from unetari.cli.demo import show_demo, side_by_side
@@ -254,6 +254,40 @@ def test_interrupted_prediction_leaves_nothing(
     assert result.exit_code == 130
     assert "No labels were written" in result.stderr
     assert set(folder.iterdir()) == before
+
+
+@pytest.mark.parametrize("option", ["--rescale", "--scale"])
+def test_predict_rescales(folder: Path, volume: Path, model_3d: Path, option: str) -> None:
+    spec = load_model(model_3d).spec.replace(voxel_size=(1.75, 1.6, 0.25))
+    save_model(Model(load_model(model_3d).network, spec, "", ""), folder / "other.safetensors")
+    how = [option] if option == "--rescale" else [option, "1x0.5x2"]
+    result = succeed("predict", volume, "-m", "other.safetensors", "-o", "labels.tif", *how)
+    messages = words(result.stderr)
+    assert "sees the image rescaled: Y from 30 to 15 px and X from 34 to 68 px" in messages
+    assert "was trained at" not in messages
+    expected = predict(VOLUME, "other.safetensors", axes="ZYX", scale=(1, 0.5, 2)).labels
+    np.testing.assert_array_equal(open_image("labels.tif").data, expected)
+    record = json.loads((folder / "labels.tif.json").read_text(encoding="utf-8"))
+    assert record["scale"] == pytest.approx([1, 0.5, 2])
+
+
+def test_predict_rescales_only_what_is_known(
+    folder: Path, plane: Path, volume: Path, model_2d: Path, model_3d: Path
+) -> None:
+    outputs = ("-o", "labels.tif")
+    result = run("predict", plane, "-m", model_2d, *outputs, "--rescale")
+    assert "The model does not say at which voxel size" in words(result.stderr)
+    spec = load_model(model_2d).spec.replace(voxel_size=(0.5, 0.5))
+    save_model(Model(load_model(model_2d).network, spec, "", ""), folder / "sized.safetensors")
+    result = run("predict", plane, "-m", "sized.safetensors", *outputs, "--rescale")
+    assert "unknown along Y, X (known: none)" in words(result.stderr)
+    result = run("predict", volume, "-m", model_3d, *outputs, "--scale", "half")
+    assert "--scale 'half' holds no factors. Write them as 0.5x0.5" in words(result.stderr)
+    result = run("predict", volume, "-m", model_3d, *outputs, "--scale", "0x1x1")
+    assert "holds 0.0, and a factor is a number from 0.05 to 20" in words(result.stderr)
+    result = run("predict", volume, "-m", model_3d, *outputs, "--scale", "1x1x1", "--rescale")
+    assert result.exit_code == 2
+    assert not (folder / "labels.tif").exists()
 
 
 # check and info
@@ -574,7 +608,9 @@ def test_voxel_size_far_from_the_training_is_said(
     for size, warned in (((1.75, 0.8, 0.5), False), ((1.75, 0.3, 0.5), True), ((), False)):
         model = Model(network, ModelSpec(config=config, voxel_size=size), "", "")
         show_voxel_sizes(image, model)
-        assert ("was trained at" in capsys.readouterr().err) is warned
+        warning = words(capsys.readouterr().err)
+        assert ("was trained at" in warning) is warned
+        assert ("unetari predict --rescale does so" in warning) is warned
     assert "ZYX 1.75 x 0.8 x 0.5" in describe_image(image)
 
 

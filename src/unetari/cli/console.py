@@ -180,6 +180,27 @@ def parse_sizes(text: str, option: str) -> tuple[int, ...]:
     return tuple(map(int, parts))
 
 
+def parse_factors(text: str, option: str) -> tuple[float, ...]:
+    """Read factors as people write them.
+
+    Raises
+    ------
+    ShapeError
+        If it is anything else.
+
+    Examples
+    --------
+    >>> parse_factors("0.5x0.5", "--scale"), parse_factors("1, 2, 2", "--scale")
+    ((0.5, 0.5), (1.0, 2.0, 2.0))
+    """
+    try:
+        return tuple(float(part) for part in re.split(r"[x,\s]+", text.strip().lower()))
+    except ValueError as error:
+        raise ShapeError(
+            f"{option} {text!r} holds no factors. Write them as 0.5x0.5, or 1x2x2 in 3D."
+        ) from error
+
+
 def describe_sizes(sizes: Sequence[float]) -> str:
     """Join sizes as people write them.
 
@@ -201,10 +222,23 @@ def describe_image(image: ImageFile) -> str:
     return f"{text}, {''.join(image.voxel_size)} {sizes} {unit}"
 
 
-def show_voxel_sizes(image: ImageFile, model: Model) -> None:
-    """Warn if the voxels are far from those the model was trained on."""
-    from unetari.core.voxels import compare_voxel_sizes
+def micrometers(image: ImageFile) -> dict[str, float]:
+    """Return the voxel sizes in micrometre; none if the unit is unknown."""
+    return image.voxel_size if image.unit else {}
 
-    warning = compare_voxel_sizes(image.voxel_size if image.unit else {}, model.spec)
-    if warning:
-        show_message(warning, warning=True)
+
+def show_voxel_sizes(image: ImageFile, model: Model) -> None:
+    """Warn if the voxels are far from those the model was trained on, and say what helps."""
+    from unetari.core.voxels import compare_voxel_sizes, rescale_factors
+
+    sizes = micrometers(image)
+    warning = compare_voxel_sizes(sizes, model.spec)
+    if not warning:
+        return
+    try:
+        rescale_factors(sizes, model.spec)
+    except ShapeError as error:
+        advice = str(error)
+    else:
+        advice = "unetari predict --rescale does so for the network."
+    show_message(f"{warning} {advice}", warning=True)

@@ -19,6 +19,8 @@ from unetari.cli.console import (
     OverwriteOption,
     describe_image,
     parse_settings,
+    micrometers,
+    parse_factors,
     parse_sizes,
     progress_bar,
     show_message,
@@ -50,6 +52,20 @@ def predict(
     axes: AxesOption = None,
     channel: ChannelOption = None,
     grey: GreyOption = False,
+    rescale: Annotated[
+        bool,
+        typer.Option(
+            "--rescale",
+            help="Resample the image, for the network, to the voxel size the model was trained on.",
+        ),
+    ] = False,
+    scale: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[Zx]YxX",
+            help="Resample the image, for the network, by these factors, such as 0.5x0.5.",
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
     tile: Annotated[
         str | None,
@@ -72,17 +88,20 @@ def predict(
     """
     from unetari.storage.images import open_image
 
+    if rescale and scale is not None:
+        raise typer.BadParameter("--rescale and --scale exclude each other. Give one of the two.")
     outputs = [out] if scores is None else [out, scores]
     _check_outputs(outputs, image, overwrite)
     tile_shape = None if tile is None else parse_sizes(tile, "--tile")
     opened = open_image(image, axes)
-    loaded = _load(model, assume, opened)
+    loaded = _load(model, assume)
 
     from unetari.inference.job import prepare
 
     job = prepare(
         opened.source(channel, grey),
         loaded,
+        scale=_find_scale(opened, loaded, rescale, scale),
         device=device,
         tile_shape=tile_shape,
         scores=scores is not None,
@@ -116,23 +135,36 @@ def _check_outputs(outputs: list[Path], image: Path, overwrite: bool) -> None:
         raise OutputExistsError(f"{record} exists already. Choose another name, or --overwrite.")
 
 
-def _load(name: str, assume: list[str] | None, image: ImageFile) -> Model:
+def _load(name: str, assume: list[str] | None) -> Model:
     """Load a model after the image is known to open: torch takes seconds."""
     from unetari.model.checkpoint import load_model
 
     model = load_model(name, **parse_settings(assume))
     for note in model.notes:
         show_message(note)
-    show_voxel_sizes(image, model)
     return model
+
+
+def _find_scale(
+    image: ImageFile, model: Model, rescale: bool, scale: str | None
+) -> tuple[float, ...] | None:
+    from unetari.core.voxels import rescale_factors
+
+    if rescale:
+        return rescale_factors(micrometers(image), model.spec)
+    return None if scale is None else parse_factors(scale, "--scale")
 
 
 def _announce(job: Job, image: ImageFile) -> None:
     from unetari.core.shapes import check_shape
 
     show_message(describe_image(image))
-    for sentence in (*image.notes, *check_shape(job.model.spec.config, job.source).sentences()):
+    scale = None if job.scaling is None else job.scaling.factors
+    report = check_shape(job.model.spec.config, job.source, scale=scale)
+    for sentence in (*image.notes, *report.sentences()):
         show_message(sentence)
+    if scale is None:
+        show_voxel_sizes(image, job.model)
     for warning in job.warnings:
         show_message(warning, warning=True)
 
