@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 from qtpy.QtCore import QEventLoop, Qt, QTimer
 from qtpy.QtWidgets import QWidget
+from skimage.measure import block_reduce
 
 from unetari import UNetConfig
 from unetari.widgets.dock import UnetariDock
@@ -123,7 +124,28 @@ def make_all(studio: Studio) -> None:
     studio.viewer.scene.camera.angles = (10, 35, 120)
     studio.predict()
     studio.take("volume")
+    show_rescaling(studio)
     show_diagram(studio)
+
+
+def show_rescaling(studio: Studio) -> None:
+    """Show a volume whose voxels are twice as large as the model's, before and after the click."""
+    viewer, panel = studio.viewer, studio.dock
+    viewer.dims.ndisplay = 2
+    studio.open_sample("nuclei_3d")
+    layer = viewer.layers[0]
+    binned = block_reduce(layer.data, (2, 2, 2), np.mean).astype(layer.data.dtype)
+    scale, units, labels = 2 * layer.scale, layer.units, layer.axis_labels
+    viewer.layers.clear()
+    pause(100)
+    viewer.add_image(binned, name="embryo", scale=scale, units=units, axis_labels=labels)
+    studio.choose_model("nuclei-3d")
+    pause(500)  # the panel takes its height
+    panel.ensureWidgetVisible(panel.image.report)
+    studio.take("voxel_size")
+    panel.image.report.buttons[0].click()
+    studio.predict()
+    studio.take("rescaled")
 
 
 def show_diagram(studio: Studio) -> None:

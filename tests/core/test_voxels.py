@@ -34,6 +34,12 @@ def test_axes_that_are_off_by_different_factors_are_all_named() -> None:
     assert "4 times smaller" in note
 
 
+def test_axes_that_are_off_by_the_same_factor_share_a_sentence() -> None:
+    note = compare_voxel_sizes({"Z": 4.0, "Y": 1.0, "X": 1.0}, SPEC)
+    assert note.startswith("Z, Y, X: the model was trained at 2 x 0.5 x 0.5 µm")
+    assert note.count("2 times smaller") == 1
+
+
 SPEC = ModelSpec(config=UNetConfig(dim=3), voxel_size=(2.0, 0.5, 0.5))
 
 

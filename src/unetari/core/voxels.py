@@ -86,7 +86,7 @@ def compare_voxel_sizes(sizes: Mapping[str, float], spec: ModelSpec) -> str:
     Returns
     -------
     str
-        A sentence per size, and advice; empty if the sizes agree within 25 %, or are unknown.
+        A sentence per factor, and advice; empty if the sizes agree within 25 %, or are unknown.
 
     Examples
     --------
@@ -96,22 +96,30 @@ def compare_voxel_sizes(sizes: Mapping[str, float], spec: ModelSpec) -> str:
     Y, X: the model was trained at 0.5 µm per voxel, and this image has 0.25 µm, so that
     everything looks 2 times larger to it. Rescale the image if the result is poor.
     """
-    trained = dict(zip("ZYX"[-spec.config.dim :], spec.voxel_size, strict=False))
-    groups: dict[tuple[float, float], list[str]] = {}
-    for axis, size in trained.items():
-        pair = (size, sizes[axis] if _is_size(sizes.get(axis)) else size)
-        if max(pair) / min(pair) > TOLERANCE:
-            groups.setdefault(pair, []).append(axis)
+    groups: dict[str, list[tuple[str, float, float]]] = {}
+    for axis, trained in zip("ZYX"[-spec.config.dim :], spec.voxel_size, strict=False):
+        size = sizes.get(axis, trained)
+        if _is_size(size) and max(size, trained) / min(size, trained) > TOLERANCE:
+            groups.setdefault(_describe_factor(size / trained), []).append((axis, trained, size))
     if not groups:
         return ""
-    sentences = [_describe(axes, *pair) for pair, axes in groups.items()]
+    sentences = [_describe(factor, *zip(*axes, strict=True)) for factor, axes in groups.items()]
     return " ".join([*sentences, "Rescale the image if the result is poor."])
 
 
-def _describe(axes: Sequence[str], trained: float, found: float) -> str:
-    factor = found / trained
-    seen = f"{factor:.2g} times smaller" if factor > 1 else f"{1 / factor:.2g} times larger"
+def _describe_factor(factor: float) -> str:
+    return f"{factor:.2g} times smaller" if factor > 1 else f"{1 / factor:.2g} times larger"
+
+
+def _describe(
+    factor: str, axes: Sequence[str], trained: Sequence[float], found: Sequence[float]
+) -> str:
     return (
-        f"{', '.join(axes)}: the model was trained at {trained:.3g} µm per voxel, and this image "
-        f"has {found:.3g} µm, so that everything looks {seen} to it."
+        f"{', '.join(axes)}: the model was trained at {_join(trained)} µm per voxel, and this "
+        f"image has {_join(found)} µm, so that everything looks {factor} to it."
     )
+
+
+def _join(sizes: Sequence[float]) -> str:
+    texts = [f"{size:.3g}" for size in sizes]
+    return texts[0] if len(set(texts)) == 1 else " x ".join(texts)

@@ -86,9 +86,10 @@ def restore(
         Of the shape of `written`. Beyond the outermost voxels of the rescaled
         image the output is continued as it is there.
     """
-    grids = zip(scaling.axes, box, written, strict=True)
-    for axis, (grid, around, span) in enumerate(grids, 1):
-        output = _interpolate(output, axis, grid.in_rescaled(span) - around.start)
+    # The last axis first, while there is little: reading across rows is slow.
+    for axis in reversed(range(len(box))):
+        positions = scaling.axes[axis].in_rescaled(written[axis]) - box[axis].start
+        output = _interpolate(output, 1 + axis, positions)
     return output
 
 
