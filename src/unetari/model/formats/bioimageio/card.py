@@ -1,0 +1,273 @@
+"""What a package says of its model: the description for programs, the documentation for people."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from unetari import __version__
+from unetari.core.config import UNetConfig
+from unetari.core.network import NetworkConfig, decides, reach_of
+from unetari.core.normalization import Normalization, describe_intensities
+from unetari.core.sizes import Reach
+from unetari.core.spec import ModelSpec
+from unetari.model.formats.bioimageio.examples import smallest_size
+from unetari.model.formats.bioimageio.reading import OURS
+from unetari.model.summary import count_parameters
+
+DESCRIPTION, DOCUMENTATION, COVER = "rdf.yaml", "README.md", "cover.png"
+TEST_INPUT, TEST_OUTPUT = "test_input.npy", "test_output.npy"
+ONNX, TORCHSCRIPT, OWN_MODEL = "weights.onnx", "weights.pt", "model.safetensors"
+
+_VERSION = "0.5.4"  # the oldest that has all that is used: more programs read it
+_EPS = 1e-10  # there must be one; ours is 0
+_MAX_DESCRIPTION = 1000
+_NAME = re.compile(r"[^A-Za-z0-9_+\- ()]+")
+_DOI = re.compile(r"\b10\.\d{4,9}/[^\s,;]*[^\s,;.)]")
+_URL = re.compile(r"https?://[^\s,;)]+")
+_PAPERS = {
+    2: ("Ronneberger, Fischer, Brox: U-Net, 2015", "10.1007/978-3-319-24574-4_28"),
+    3: ("Cicek et al.: 3D U-Net, 2016", "10.1007/978-3-319-46723-8_49"),
+}
+_AXES = {2: "yx", 3: "zyx"}
+
+
+def write_description(spec: ModelSpec, hashes: Mapping[str, str], opset: int) -> dict[str, Any]:
+    """Return the fields of a description.
+
+    Parameters
+    ----------
+    spec : ModelSpec
+        The model's own.
+    hashes : mapping of str to str
+        SHA-256 of every file of the package.
+    opset : int
+        Version of ONNX's operators.
+    """
+    from torch import __version__ as torch_version
+
+    def file(name: str) -> dict[str, str]:
+        return {"source": name, "sha256": hashes[name]}
+
+    attached = [name for name in hashes if name == OWN_MODEL]
+    dim = spec.config.dim
+    return {
+        "type": "model",
+        "format_version": _VERSION,
+        "name": _NAME.sub(" ", spec.name).strip()[:64].ljust(5, "_"),
+        "description": spec.description[:_MAX_DESCRIPTION],
+        "timestamp": datetime.now(UTC).replace(microsecond=0, tzinfo=None).isoformat(),
+        "authors": [{"name": author} for author in spec.authors],
+        "license": spec.license,
+        "cite": list(_citations(spec)),
+        "tags": list(dict.fromkeys([*spec.tags, *_tags(dim)])),
+        "documentation": DOCUMENTATION,
+        "covers": [COVER],
+        "attachments": [file(name) for name in attached],
+        "inputs": [_input(spec, file(TEST_INPUT))],
+        "outputs": [_output(spec, file(TEST_OUTPUT))],
+        "weights": {
+            "onnx": {**file(ONNX), "opset_version": opset},
+            "torchscript": {
+                **file(TORCHSCRIPT),
+                "pytorch_version": torch_version.partition("+")[0],
+                "parent": "onnx",
+            },
+        },
+        "config": {OURS: _own_fields(spec, attached)},
+    }
+
+
+def to_yaml(description: Mapping[str, Any]) -> bytes:
+    """Return a description as the text of its file."""
+    import yaml
+
+    # The same step twice is written twice, for readers that know no anchors.
+    dumper = type("_Dumper", (yaml.SafeDumper,), {"ignore_aliases": lambda *_: True})
+    text: str = yaml.dump(dict(description), Dumper=dumper, sort_keys=False, allow_unicode=True)
+    return text.encode()
+
+
+def _own_fields(spec: ModelSpec, attached: list[str]) -> dict[str, Any]:
+    fields: dict[str, Any] = {"version": __version__}
+    fields |= {"model": attached[0]} if attached else {}
+    fields |= {"data_credit": spec.data_credit} if spec.data_credit else {}
+    return fields | ({"training": _plain(spec.training)} if spec.training else {})
+
+
+def _plain(record: Mapping[str, Any]) -> Any:
+    """Return a record as what YAML and JSON can hold."""
+    return json.loads(json.dumps(record, default=str))
+
+
+def _tags(dim: int) -> tuple[str, ...]:
+    return (f"unet{dim}d", f"{dim}d", "semantic-segmentation", "segmentation", "pytorch", "unetari")
+
+
+def _citations(spec: ModelSpec) -> Iterator[dict[str, str]]:
+    """Yield what can be cited by a DOI or an address; the documentation has all of it."""
+    for text in spec.citations:
+        doi, url = _DOI.search(text), _URL.search(text)
+        if doi:
+            yield {"text": text, "doi": doi[0]}
+        elif url:
+            yield {"text": text, "url": url[0]}
+    text, number = _PAPERS[spec.config.dim]
+    if not any(number in citation for citation in spec.citations):
+        yield {"text": text, "doi": number}
+
+
+# --- tensors ------------------------------------------------------------------------------------
+
+
+def _input(spec: ModelSpec, test: dict[str, str]) -> dict[str, Any]:
+    config = spec.config
+    names = [f"channel{number}" for number in range(config.in_channels)]
+    sizes = [_input_size(reach) for reach in reach_of(config)]
+    return {
+        "id": "image",
+        "description": "intensities as they come from the microscope",
+        "axes": [
+            {"type": "batch"},
+            {"type": "channel", "channel_names": names},
+            *({**axis, "size": size} for axis, size in zip(_space(spec), sizes, strict=True)),
+        ],
+        "test_tensor": test,
+        "preprocessing": _preprocessing(spec.normalization, config.dim),
+    }
+
+
+def _space(spec: ModelSpec) -> list[dict[str, Any]]:
+    """Return the spatial axes without sizes."""
+    axes: list[dict[str, Any]] = [{"type": "space", "id": name} for name in _AXES[spec.config.dim]]
+    for axis, size in zip(axes, spec.voxel_size, strict=False):
+        axis |= {"scale": size, "unit": "micrometer"}
+    return axes
+
+
+def _input_size(reach: Reach) -> Any:
+    if reach.largest is not None:
+        return reach.largest
+    return {"min": smallest_size(reach), "step": reach.multiple}
+
+
+def _output(spec: ModelSpec, test: dict[str, str]) -> dict[str, Any]:
+    classes, _ = decides(spec.config)
+    names = spec.labels if classes == "exclusive" else spec.labels[1:]
+    activation = (
+        {"id": "softmax", "kwargs": {"axis": "channel"}}
+        if classes == "exclusive"
+        else {"id": "sigmoid"}
+    )
+    pairs = zip(_space(spec), reach_of(spec.config), strict=True)
+    return {
+        "id": "scores",
+        "description": "probability of each class",
+        "axes": [
+            {"type": "batch"},
+            {"type": "channel", "channel_names": list(names)},
+            *({**axis, **_output_size(axis["id"], reach)} for axis, reach in pairs),
+        ],
+        "test_tensor": test,
+        "data": {"type": "float32", "range": [0.0, 1.0]},
+        "postprocessing": [activation if _is_logits(spec.config) else _FLOAT],
+    }
+
+
+def _is_logits(config: NetworkConfig) -> bool:
+    return decides(config)[1]
+
+
+def _output_size(name: str, reach: Reach) -> dict[str, Any]:
+    size = {"tensor_id": "image", "axis_id": name, "offset": -2 * reach.loss}
+    halo = reach.trim if reach.loss else reach.halo
+    return {"size": size, **({"halo": halo} if halo and reach.largest is None else {})}
+
+
+_FLOAT = {"id": "ensure_dtype", "kwargs": {"dtype": "float32"}}
+
+
+def _preprocessing(normalization: Normalization, dim: int) -> list[dict[str, Any]]:
+    axes = list(_AXES[dim])
+    if normalization.channels == "together":
+        axes.insert(0, "channel")
+    statistics = {"axes": axes, "eps": max(normalization.eps, _EPS)}
+    low, high = normalization.low, normalization.high
+    steps: dict[str, list[dict[str, Any]]] = {
+        "none": [],
+        "zscore": [{"id": "zero_mean_unit_variance", "kwargs": statistics}],
+        "minmax": [{"id": "scale_range", "kwargs": statistics}],
+        "percentile": [
+            {
+                "id": "scale_range",
+                "kwargs": {**statistics, "min_percentile": low, "max_percentile": high},
+            }
+        ],
+    }
+    if normalization.method == "range" and (low, high) != (0, 1):
+        gain = 1 / (high - low)
+        steps["range"] = [{"id": "scale_linear", "kwargs": {"gain": gain, "offset": -low * gain}}]
+    return [_FLOAT, *steps.get(normalization.method, []), _FLOAT]
+
+
+# --- documentation ------------------------------------------------------------------------------
+
+
+def write_documentation(spec: ModelSpec) -> str:
+    """Return the documentation, in Markdown."""
+    return "\n".join(_paragraphs(spec)) + "\n"
+
+
+def _paragraphs(spec: ModelSpec) -> Iterator[str]:
+    yield f"# {spec.name}\n"
+    yield f"{spec.description}\n"
+    yield "## How to use it\n"
+    yield (
+        "Any program that runs BioImage.IO models takes this package. With unetari "
+        "(napari plugin, Python, command line), images of any size are predicted tile by tile:\n"
+    )
+    yield "```bash\nunetari predict image.tif --model PACKAGE.zip\n```\n"
+    yield from _facts(spec)
+    yield "## Training data\n"
+    yield f"{spec.data_credit or 'Not stated.'}\n"
+    if spec.training:
+        yield "How it was trained, as unetari recorded it:\n"
+        yield f"```json\n{json.dumps(_plain(spec.training), indent=2)}\n```\n"
+    yield "## Validation\n"
+    yield _validation(spec)
+    yield "## Authors, licence, citation\n"
+    yield f"{', '.join(spec.authors)}. Licence: {spec.license}.\n"
+    yield from (f"- {citation}" for citation in spec.citations)
+    text, doi = _PAPERS[spec.config.dim]
+    yield f"- {text}, https://doi.org/{doi}"
+
+
+def _facts(spec: ModelSpec) -> Iterator[str]:
+    config = spec.config
+    reaches = reach_of(config)
+    yield "## What it takes and gives\n"
+    yield f"- {config.dim}D images with {config.in_channels} channel(s)"
+    if spec.voxel_size:
+        yield f"- voxels of {' x '.join(f'{size:g}' for size in spec.voxel_size)} micrometre"
+    yield f"- intensities: {describe_intensities(spec.normalization)}"
+    yield f"- classes: {', '.join(spec.labels)}"
+    yield f"- sizes in steps of {' x '.join(str(reach.multiple) for reach in reaches)}"
+    yield f"- surroundings per side: {' x '.join(str(reach.margin) for reach in reaches)} voxels"
+    if isinstance(config, UNetConfig):
+        options = ", ".join(f"{name}={value}" for name, value in config)
+        yield f"- U-Net, {count_parameters(config):,} parameters: {options}"
+    else:
+        yield f"- {config.architecture}"
+    yield ""
+
+
+def _validation(spec: ModelSpec) -> str:
+    score = spec.training.get("validation_iou")
+    known = f"Foreground IoU {score:.3f} on held-out images. " if isinstance(score, float) else ""
+    return (
+        f"{known}Before you rely on it, compare its result with annotations of your own images, "
+        "such as by the intersection over union of the foreground.\n"
+    )

@@ -1,0 +1,241 @@
+"""Packages that we write: complete, readable by others, and equal when they come back."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+import torch
+
+from unetari import Model, UNetConfig, load_model, predict
+from unetari.core.normalization import Normalization
+from unetari.errors import ConfigError, ShapeError
+from unetari.model.export import export_model
+from unetari.model.formats.bioimageio.cover import draw_cover
+from unetari.model.formats.bioimageio.description import read_description
+from unetari.model.formats.bioimageio.examples import make_example
+from unetari.model.formats.bioimageio.processing import read_preprocessing
+from unetari.model.formats.bioimageio.yaml_text import read_yaml
+
+CARD: dict[str, Any] = {
+    "name": "nuclei for tests",
+    "description": "Nuclei in images that do not exist.",
+    "authors": ("A. Author", "B. Author"),
+    "license": "CC-BY-4.0",
+    "citations": ("A paper, doi 10.1007/978-3-319-24574-4_28.", "A talk without an address"),
+    "tags": ("nuclei",),
+    "data_credit": "Generated images.",
+    "training": {"steps": 100, "validation_iou": 0.87, "sizes": [64, 64]},
+}
+SMALL = UNetConfig(n_blocks=2, start_filters=4)
+
+
+def build(config: UNetConfig = SMALL, **changes: Any) -> Model:
+    model = Model.build(config, seed=0)
+    return model.replace(**{**CARD, **changes})
+
+
+def read(path: Path, name: str) -> bytes:
+    with zipfile.ZipFile(path) as archive:
+        return archive.read(name)
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export_model(build(voxel_size=(0.5, 0.25)), tmp_path_factory.mktemp("p") / "p.zip")
+
+
+def test_everything_is_in_it(package: Path) -> None:
+    with zipfile.ZipFile(package) as archive:
+        assert set(archive.namelist()) == {
+            "rdf.yaml",
+            "README.md",
+            "cover.png",
+            "model.safetensors",
+            "test_input.npy",
+            "test_output.npy",
+            "weights.onnx",
+            "weights.pt",
+        }
+    described = read_description(read_yaml(read(package, "rdf.yaml")))
+    assert described.card["authors"] == CARD["authors"]
+    assert described.card["license"] == "CC-BY-4.0"
+    assert "nuclei" in described.card["tags"]
+    assert described.config["unetari"]["training"]["validation_iou"] == 0.87
+    assert described.inputs[0].axes[2].scale == 0.5
+    assert described.inputs[0].axes[2].unit == "micrometer"
+
+
+def test_the_documentation_says_what_people_need(package: Path) -> None:
+    text = read(package, "README.md").decode()
+    for words in (
+        "# nuclei for tests",
+        "Generated images.",
+        '"steps": 100',
+        "## Validation",
+        "IoU 0.870",
+        "CC-BY-4.0",
+        "A talk without an address",
+        "0.5 x 0.25 micrometre",
+    ):
+        assert words in text
+
+
+def test_the_cover_shows_image_and_result(package: Path) -> None:
+    cover = iio.imread(read(package, "cover.png"))
+    assert cover.shape == (256, 512, 3)
+    image = np.zeros((1, 8, 8), np.float32)
+    image[0, 2:4] = 1
+    scores = np.stack([1 - image[0], image[0]])
+    left, right = np.split(iio.imread(draw_cover(image, scores, "exclusive")), 2, axis=1)
+    assert (left[..., 0] == left[..., 2]).all(), "the image is grey"
+    coloured = right[..., 0] != right[..., 2]
+    assert coloured[64:128].all()
+    assert not coloured[:64].any()
+    assert not coloured[128:].any()
+
+
+def test_it_comes_back_as_it_was(package: Path) -> None:
+    model, back = build(voxel_size=(0.5, 0.25)), load_model(package)
+    assert back.spec == model.spec
+    image = make_example(SMALL, None)[0]
+    expected = predict(image, model, scores=True).scores
+    np.testing.assert_array_equal(predict(image, back, scores=True).scores, expected)
+
+
+def test_others_get_the_same(package: Path, tmp_path: Path) -> None:
+    """Without our own file in it, the ONNX weights and the description must do."""
+    import yaml
+
+    fields = yaml.safe_load(read(package, "rdf.yaml"))
+    del fields["config"], fields["attachments"]
+    path = tmp_path / "foreign.zip"
+    with zipfile.ZipFile(package) as source, zipfile.ZipFile(path, "w") as target:
+        for name in source.namelist():
+            content = yaml.safe_dump(fields).encode() if name == "rdf.yaml" else source.read(name)
+            target.writestr(name, content)
+    foreign = load_model(path)
+    assert any("is reproduced to" in note for note in foreign.notes)
+    assert not any("it states" in note for note in foreign.notes), foreign.notes
+    image = make_example(SMALL, None)[0]
+    expected = predict(image, build(), scores=True).scores
+    found = predict(image, foreign, tile_shape=(64, 64), scores=True).scores
+    assert found is not None
+    assert expected is not None
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "missing", [("description",), ("authors", "license"), ("name", "description")]
+)
+def test_what_is_missing_is_asked_for(missing: tuple[str, ...], tmp_path: Path) -> None:
+    model = build().replace(**{name: () if name == "authors" else "" for name in missing})
+    with pytest.raises(ConfigError) as caught:
+        export_model(model, tmp_path / "p.zip")
+    for name in missing:
+        assert f"{name.rstrip('s')}" in str(caught.value)
+        assert f"--{name.rstrip('s')}" in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_licence_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="license"):
+        export_model(build(license="do what you like"), tmp_path / "p.zip")
+
+
+def test_a_test_image_of_ones_own(tmp_path: Path) -> None:
+    image = np.random.default_rng(0).integers(0, 4000, (1, 71, 999), np.uint16)
+    path = export_model(build(), tmp_path / "p.zip", image=image)
+    kept = np.load(io.BytesIO(read(path, "test_input.npy")))
+    assert kept.shape == (1, 1, 70, 512)
+    np.testing.assert_array_equal(kept[0, :, :, :], image[:, :70, 243:755])
+    with pytest.raises(ShapeError, match="the network takes"):
+        export_model(build(), tmp_path / "q.zip", image=image[0])
+    with pytest.raises(ConfigError, match="holds no test image"):
+        export_model(build(), tmp_path / "q.pth", image=image)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        UNetConfig(n_blocks=2, start_filters=2, conv_mode="valid", up_mode="bilinear"),
+        UNetConfig(n_blocks=2, start_filters=2, dim=3, in_channels=2, out_channels=3),
+        UNetConfig(n_blocks=2, start_filters=2, out_channels=1),
+        UNetConfig(n_blocks=1, start_filters=2, normalization="instance"),
+    ],
+)
+def test_every_kind_of_network_is_described(config: UNetConfig, tmp_path: Path) -> None:
+    path = export_model(build(config), tmp_path / "p.zip")
+    described = read_description(read_yaml(read(path, "rdf.yaml")))
+    given, made = (np.load(io.BytesIO(read(path, f"test_{n}.npy"))) for n in ("input", "output"))
+    model = load_model(path)
+    assert model.config == config
+    for axis, size in zip(described.inputs[0].axes[2:], given.shape[2:], strict=True):
+        assert (size - axis.smallest) % (axis.step or 1) == 0
+    for axis, before, after in zip(
+        described.outputs[0].axes[2:], given.shape[2:], made.shape[2:], strict=True
+    ):
+        assert after == before + axis.offset
+
+
+@pytest.mark.parametrize(
+    "normalization",
+    [
+        Normalization(),
+        Normalization(method="zscore", scope="frame"),
+        Normalization(method="minmax", channels="together"),
+        Normalization(method="range", low=100, high=4095),
+        Normalization(method="none"),
+    ],
+)
+def test_normalizations_come_back(normalization: Normalization) -> None:
+    from unetari.model.formats.bioimageio.card import write_description
+
+    config = SMALL.replace(in_channels=2)
+    spec = build(config).spec.replace(normalization=normalization)
+    names = ("weights.onnx", "weights.pt", "test_input.npy", "test_output.npy")
+    written = write_description(spec, dict.fromkeys(names, "0" * 64), 18)
+    back = read_preprocessing(read_description(written).inputs[0])
+    assert not back.steps
+    found = back.normalization
+    assert (found.method, found.channels) == (normalization.method, normalization.channels)
+    assert found.low == pytest.approx(normalization.low)
+    assert found.high == pytest.approx(normalization.high)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dim", [2, 3])
+def test_bioimageio_core_finds_nothing_wrong(dim: int, tmp_path: Path) -> None:
+    pytest.importorskip("bioimageio.core")
+    config = UNetConfig(n_blocks=2, start_filters=4, dim=dim, up_mode="nearest")
+    path = export_model(build(config), tmp_path / "p.zip")
+    done = subprocess.run(
+        [sys.executable, "-m", "bioimageio.core", "test", str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env={**__import__("os").environ, "BIOIMAGEIO_CACHE_PATH": str(tmp_path / "cache")},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_the_bundled_model_in_the_hands_of_bioimageio_core(tmp_path: Path) -> None:
+    core = pytest.importorskip("bioimageio.core")
+    model = load_model("nuclei-2d")
+    given = {name: CARD[name] for name in ("authors", "license") if not getattr(model.spec, name)}
+    path = export_model(model.replace(**given), tmp_path / "p.zip")
+    described = core.load_model_description(path)
+    sample = core.predict(model=described, inputs=described.get_input_test_arrays()[0])
+    found = next(iter(sample.members.values())).data.to_numpy()
+    expected = np.load(io.BytesIO(read(path, "test_output.npy")))
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert torch.is_tensor(torch.from_numpy(found))
