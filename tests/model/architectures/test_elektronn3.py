@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -490,6 +492,25 @@ def test_weights_too_many(name: str) -> None:
 def test_impossible_shapes(norm: str, name: str, shape: tuple[int, ...]) -> None:
     with pytest.raises(ModelFileError, match="shape"):
         rebuild(Maker(norm=norm).make() | {name: torch.zeros(shape)})
+
+
+def test_every_damage_is_refused() -> None:
+    generator = random.Random(0)
+    whole = Maker(norm="group", gate=True).make()
+    for _ in range(150):
+        weights = dict(whole)
+        for name in generator.sample(sorted(whole), generator.choice((1, 1, 2, 5))):
+            tensor = weights.pop(name)
+            kind = generator.randrange(4)
+            if kind == 0:  # another shape
+                sizes = [generator.choice((0, 1, 2, 3, 7, 4096)) for _ in tensor.shape]
+                weights[name] = torch.zeros(()).expand(sizes)
+            elif kind == 1:  # another number of axes
+                weights[name] = tensor[None] if generator.random() < 0.5 else tensor.sum()
+            elif kind == 2:  # another name
+                weights[generator.choice((f"{name}.x", name[1:], name.replace("0", "1")))] = tensor
+        with suppress(ModelFileError):  # and no other error; some names are not needed
+            rebuild(weights)
 
 
 def test_it_is_recognised() -> None:

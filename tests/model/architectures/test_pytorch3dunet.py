@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -468,6 +470,29 @@ def test_damaged_shapes_of_excitation() -> None:
     for shape in ((), (0, 8), (8,), (9, 8)):
         weights["encoders.0.basic_module.se_module.fc1.weight"] = torch.zeros(shape)
         with pytest.raises(ModelFileError, match="shape"):
+            rebuild(weights)
+
+
+@pytest.mark.parametrize("residual", [True, False])
+def test_every_damage_is_refused(residual: bool) -> None:
+    generator = random.Random(0)
+    whole = plain_weights(maker_for("gcr", 3))
+    if residual:
+        up = "upsampling.upsample"
+        whole = residual_weights(maker_for("gcr", 3), up=up, excite="scse")
+    for _ in range(150):
+        weights = dict(whole)
+        for name in generator.sample(sorted(whole), generator.choice((1, 1, 2, 5))):
+            tensor = weights.pop(name)
+            kind = generator.randrange(4)
+            if kind == 0:  # another shape
+                sizes = [generator.choice((0, 1, 2, 3, 7, 4096)) for _ in tensor.shape]
+                weights[name] = torch.zeros(()).expand(sizes)
+            elif kind == 1:  # another number of axes
+                weights[name] = tensor[None] if generator.random() < 0.5 else tensor.sum()
+            elif kind == 2:  # another name
+                weights[generator.choice((f"{name}.x", name[1:], name.replace("0", "1")))] = tensor
+        with suppress(ModelFileError):  # and no other error; some names are not needed
             rebuild(weights)
 
 

@@ -55,7 +55,9 @@ class Style:
             return layer("BatchNorm", self.dim)(channels)
         if self.normalization == "instance":
             return layer("InstanceNorm", self.dim)(channels)
-        return nn.GroupNorm(int(self.normalization.removeprefix("group")), channels)
+        groups = int(self.normalization.removeprefix("group"))
+        # A remainder is for the check of shapes, which names what is wrong.
+        return nn.GroupNorm(1 if channels % groups else groups, channels)
 
     def old_norm(self, channels: int) -> nn.Module:
         """Return the one norm of an old block."""
