@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from unetari.core.voxels import rescale_factors
     from unetari.inference.predict import predict, predict_tiles
     from unetari.model.checkpoint import Model, bundled_models, load_model, save_model
+    from unetari.model.export import export_model
     from unetari.model.unet import UNet
 
 __version__ = "0.1.0"
@@ -39,6 +40,7 @@ __all__ = [
     "compute_max_depth",
     "compute_possible_shapes",
     "draw_svg",
+    "export_model",
     "load_model",
     "plan_tiles",
     "predict",
@@ -57,6 +59,7 @@ _HOMES = {
     "compute_max_depth": "unetari.core.shapes",
     "compute_possible_shapes": "unetari.core.shapes",
     "draw_svg": "unetari.core.diagram",
+    "export_model": "unetari.model.export",
     "load_model": "unetari.model.checkpoint",
     "plan_tiles": "unetari.core.tiles",
     "predict": "unetari.inference.predict",

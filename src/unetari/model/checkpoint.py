@@ -19,9 +19,11 @@ from unetari.core.config import UNetConfig
 from unetari.core.network import NetworkConfig
 from unetari.core.normalization import Normalization
 from unetari.core.spec import ModelSpec
-from unetari.errors import ConfigError, ModelFileError, OutputExistsError
-from unetari.model.bundled import SUFFIX, bundled_file, bundled_models
+from unetari.errors import ConfigError, ModelFileError, UntrustedModelError
+from unetari.model.bundled import bundled_file, bundled_models
+from unetari.model.files import check_finite, check_target, target_path, whole_file
 from unetari.model.formats import find_format, native
+from unetari.model.kinds import NATIVE
 from unetari.model.unet import Initializer, UNet
 from unetari.model.weights import LoadOptions
 
@@ -123,20 +125,27 @@ class Model:
         return self.from_network(self.network, spec, source=self.source, notes=self.notes)
 
 
-def load_model(path_or_name: str | os.PathLike[str], **options: Any) -> Model:
+def load_model(
+    path_or_name: str | os.PathLike[str], *, trust: bool = False, **options: Any
+) -> Model:
     """Load a model from a file, or a bundled one by its name.
 
-    Reads unetari's own .safetensors files, and state_dicts of the article's
-    network (.safetensors, .pt, .pth). No file can run code by being loaded.
+    docs/formats.md lists the kinds of files. No file runs code by being
+    loaded, unless it is a program and you say that you trust it.
 
     Parameters
     ----------
     path_or_name : str or path-like
         A file, or a name of `bundled_models`, which comes first.
+    trust : bool
+        Whether the file may run code. Needed for programs (TorchScript,
+        torch.export); remembered for files of this content while Python runs.
     **options
-        What bare weights cannot tell: `activation`, `conv_mode`, `up_mode`,
+        What the file cannot tell, see `unetari.model.weights.LoadOptions`:
+        of bare weights `activation`, `conv_mode`, `up_mode` and
         `normalization` (feature normalization as text, or a `Normalization`
-        for intensities) and `class_names`.
+        for intensities), of programs `dim`, `in_channels`, `classes` and
+        `output`; `class_names`.
 
     Returns
     -------
@@ -147,17 +156,23 @@ def load_model(path_or_name: str | os.PathLike[str], **options: Any) -> Model:
     ------
     ModelFileError
         If the file is missing, damaged, unsafe or of another architecture.
+    UntrustedModelError
+        If the file could run code, and `trust` is false.
+    MissingExtraError
+        If the format needs a package that is not installed.
     ConfigError
         If an option is unknown or contradicts the file, or a network is given instead of a path.
     """
     if not isinstance(path_or_name, str | os.PathLike):
-        raise _refusal(path_or_name, "a path or the name of a bundled model")
-    given = LoadOptions(**options)
+        raise refuse_value(path_or_name, "a path or the name of a bundled model")
+    given = LoadOptions(trust=trust, **options)
     name = os.fspath(path_or_name)
     try:
         with _locate(name) as path:
             loaded = find_format(path).load(path, given)
-            digest = _hash(path)
+            digest = loaded.sha256 or _hash(path)
+    except UntrustedModelError:
+        raise  # it names the file
     except ModelFileError as error:
         raise ModelFileError(f"{name}: {error}") from error
     except OSError as error:
@@ -197,31 +212,13 @@ def save_model(model: Model, path: str | os.PathLike[str], *, overwrite: bool = 
         If `model` is no `Model`, such as a bare network.
     """
     if not isinstance(model, Model):
-        raise _refusal(model, "a Model")
-    path = _check_target(Path(path), overwrite)
+        raise refuse_value(model, "a Model")
+    path = check_target(Path(path), NATIVE, overwrite=overwrite)
     if not isinstance(model.network, UNet):
-        raise ModelFileError(
-            f"{path}: Only U-Nets of unetari are saved as {SUFFIX}, and {model.source} is another "
-            "network. Keep its own file."
-        )
-    for name, tensor in model.network.state_dict().items():
-        if not torch.isfinite(tensor).all():
-            raise ModelFileError(
-                f"{path}: {name} is NaN or infinite, so the model would be useless. "
-                "Train with a lower learning rate, or save an earlier checkpoint."
-            )
-    content = native.dump(model.network, model.spec)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except OSError as error:
-        raise ModelFileError(
-            f"{path}: It cannot be written ({error.strerror or error}). "
-            "Check the folder, its permissions and the free space."
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+        raise ModelFileError(f"{path}: {native.ONLY_OURS}")
+    check_finite(model.network, path)
+    with whole_file(path) as temporary:
+        native.save(model.network, model.spec, temporary)
     return path
 
 
@@ -233,29 +230,10 @@ def model_path(path: Path) -> Path:
     ModelFileError
         If the path has another suffix, or is a folder.
     """
-    path = path if path.suffix else path.with_suffix(SUFFIX)
-    if path.suffix.lower() != SUFFIX:
-        raise ModelFileError(
-            f"{path}: Models are saved as {SUFFIX}, not {path.suffix}. "
-            f"Use {path.with_suffix(SUFFIX).name}."
-        )
-    if path.is_dir():
-        raise ModelFileError(f"{path}: It is a folder. Choose the name of a file.")
-    return path
+    return target_path(path, NATIVE)
 
 
-def _check_target(path: Path, overwrite: bool) -> Path:
-    path = model_path(path)
-    if not path.parent.is_dir():
-        raise ModelFileError(f"{path}: The folder {path.parent} does not exist. Create it first.")
-    if path.exists() and not overwrite:
-        raise OutputExistsError(
-            f"{path} exists and is not overwritten. Choose another name or say overwrite=True."
-        )
-    return path
-
-
-def _refusal(value: object, expected: str) -> ConfigError:
+def refuse_value(value: object, expected: str) -> ConfigError:
     """Return the error for a value in the place of a model, which says how to make one of it."""
     if isinstance(value, torch.nn.Module):
         return ConfigError(
@@ -285,7 +263,8 @@ def _locate(path_or_name: str) -> Iterator[Path]:
             f"Check the spelling; bundled models: {names}."
         )
     if path.is_dir():
-        raise ModelFileError("It is a folder, not a file. Choose the model file in it.")
+        yield path
+        return
     if not path.is_file():  # opening a pipe would wait for somebody to write into it
         raise ModelFileError("It is a device, pipe or socket, not a file. Choose a model file.")
     if path.stat().st_size == 0:

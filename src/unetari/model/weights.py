@@ -5,13 +5,21 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import torch
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from unetari.core.config import UP_MODES, Activation, ConvMode, FrozenModel, UNetConfig, UpMode
+from unetari.core.config import (
+    UP_MODES,
+    Activation,
+    ConvMode,
+    Dim,
+    FrozenModel,
+    UNetConfig,
+    UpMode,
+)
 from unetari.core.normalization import Normalization
 from unetari.errors import ConfigError, ModelFileError
 from unetari.model.unet import UNet
@@ -48,10 +56,18 @@ class LoadOptions(FrozenModel):
     """pytorch-3dunet: voxels that pooling makes one, (z, y, x)."""
     full_norm: bool | None = None
     """elektronn3: normalization after every convolution, or at the end of each block only."""
-    classes: Literal["exclusive", "independent"] | None = None
-    """Whether one class holds per voxel, see `ForeignConfig`; measured where nothing is said."""
     entry: str | None = None
     """Where a checkpoint holds the weights, if in several entries, such as "ema"."""
+    trust: bool = False
+    """Whether the file may run code, see `unetari.model.trust`."""
+    dim: Dim | None = None
+    """Number of spatial dimensions, where a program does not tell it."""
+    in_channels: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """Number of channels of the input image, where a program does not tell it."""
+    classes: Literal["exclusive", "independent"] | None = None
+    """Whether the classes of another program's network exclude each other, see `ForeignConfig`."""
+    output: Literal["logits", "probabilities"] | None = None
+    """What a program gives, see `ForeignConfig`; measured if nothing is said."""
 
     @model_validator(mode="before")
     @classmethod
@@ -62,7 +78,8 @@ class LoadOptions(FrozenModel):
     @property
     def network(self) -> dict[str, Any]:
         """The given options of the network."""
-        values = {name: value for name, value in self if name not in ("class_names", "entry")}
+        beside = ("class_names", "entry", "trust")
+        values = {name: value for name, value in self if name not in beside}
         return {
             name: value
             for name, value in values.items()

@@ -1,47 +1,67 @@
-"""The file formats that models are read from, one module each."""
+"""The file formats that models are read from and written to, one module each."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+from torch import nn
+
+from unetari.core.spec import ModelSpec
 from unetari.errors import ModelFileError
-from unetari.model.formats import native, state_dict
+from unetari.model.formats import bioimageio, native, onnx_file, pt2, state_dict, torchscript
 from unetari.model.formats.base import Loaded
+from unetari.model.kinds import Kind
 from unetari.model.weights import LoadOptions
 
 
 class Format(Protocol):
     """What each module of this package offers."""
 
-    NAME: str
-    """Name of the format, for people."""
-    SUFFIXES: tuple[str, ...]
-    """Endings of its files."""
+    KIND: Kind
+    """Name, endings, whether folders are taken, and whether files are written."""
 
     def sniff(self, path: Path) -> bool:
-        """Whether the file looks like this format; reads only its first bytes."""
+        """Whether the file looks like this format; reads no more than needed."""
 
     def load(self, path: Path, options: LoadOptions) -> Loaded:
         """Load the file, or raise ModelFileError."""
 
 
-FORMATS: tuple[Format, ...] = (native, state_dict)
-"""All formats, asked in this order."""
+@runtime_checkable
+class Writer(Protocol):
+    """What those modules offer beside that whose format is written."""
+
+    def save(self, network: nn.Module, spec: ModelSpec, path: Path) -> None:
+        """Write the file, which does not exist yet, or raise ModelFileError."""
+
+
+FORMATS: tuple[Format, ...] = (native, bioimageio, state_dict, pt2, torchscript, onnx_file)
+"""All formats, asked in this order: by content, then by suffix, which some share."""
 
 
 def find_format(path: Path) -> Format:
-    """Return the format of the file `path`: by its content, or else by its suffix."""
+    """Return the format of the file or folder `path`: by its content, or else by its suffix."""
+    is_folder = path.is_dir()
     for candidate in FORMATS:
-        if candidate.sniff(path):
+        if (candidate.KIND.takes_folders or not is_folder) and candidate.sniff(path):
             return candidate
+    if is_folder:
+        raise ModelFileError("It is a folder, not a file. Choose the model file in it.")
     for candidate in FORMATS:
-        if path.suffix.lower() in candidate.SUFFIXES:
+        if path.suffix.lower() in candidate.KIND.suffixes:
             return candidate
     with path.open("rb") as file:
         start = file.read(16)
-    known = ", ".join(f"{known.NAME} ({', '.join(known.SUFFIXES)})" for known in FORMATS)
+    kinds = [candidate.KIND for candidate in FORMATS]
+    known = ", ".join(f"{kind.name} ({', '.join(kind.suffixes)})" for kind in kinds)
     raise ModelFileError(
         f"It starts with {start!r}, which no known format does: {known}. "
         "Save the model as one of these."
     )
+
+
+def find_writer(key: str) -> Writer:
+    """Return what writes the format of this key; there must be one."""
+    (found,) = (known for known in FORMATS if known.KIND.key == key and isinstance(known, Writer))
+    return found

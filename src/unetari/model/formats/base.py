@@ -25,16 +25,23 @@ class Loaded:
     """In evaluation mode, on the CPU."""
     spec: ModelSpec
     notes: tuple[str, ...] = ()
+    sha256: str = ""
+    """Hash of a model that is several files; empty for the hash of the one file."""
 
 
 def load_bare(found: Found, options: LoadOptions) -> Loaded:
     """Build the network that bare weights belong to, ours or another program's."""
     network, config, notes = _build(found.weights, options)
     spec = ModelSpec(config=config, **options.spec)
-    if "normalization" not in options.spec:
-        stated = describe_intensities(spec.normalization)
-        notes += (f"{ASSUMED_INTENSITIES} ({stated}): the file does not tell it.",)
-    return Loaded(network, spec, found.notes + notes)
+    return Loaded(network, spec, (*found.notes, *notes, *note_on_intensities(spec, options)))
+
+
+def note_on_intensities(spec: ModelSpec, options: LoadOptions) -> tuple[str, ...]:
+    """Say that the normalization of intensities is assumed, unless the caller gave it."""
+    if "normalization" in options.spec:
+        return ()
+    stated = describe_intensities(spec.normalization)
+    return (f"{ASSUMED_INTENSITIES} ({stated}): the file does not tell it.",)
 
 
 def _build(

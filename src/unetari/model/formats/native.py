@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import safetensors
 import safetensors.torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from unetari.core.config import UNetConfig
 from unetari.core.spec import ModelSpec
-from unetari.errors import ConfigError, ModelFileError
+from unetari.errors import ModelFileError
+from unetari.model import kinds
 from unetari.model.formats.base import Loaded, load_bare
 from unetari.model.formats.entries import find_weights
+from unetari.model.formats.metadata import FORMAT, check_told, from_metadata, to_metadata
 from unetari.model.unet import UNet
 from unetari.model.weights import LoadOptions, build_network
 
-NAME = "safetensors"
-SUFFIXES: tuple[str, ...] = (".safetensors",)
-FORMAT = "unetari"
-FORMAT_VERSION = 1
+KIND = kinds.NATIVE
+ONLY_OURS = (
+    "Only U-Nets of unetari are saved as safetensors, and this is another network. Keep its own "
+    "file, or export it in another format."
+)
 
 _LENGTH_BYTES = 8
 
@@ -38,14 +40,8 @@ def load(path: Path, options: LoadOptions) -> Loaded:
     metadata, weights = _read(path)
     if metadata.get("format") != FORMAT:
         return load_bare(find_weights(weights, options.entry), options)
-    spec = _parse_spec(metadata)
-    told = spec.config.model_dump()
-    for name, value in options.network.items():
-        if told.get(name) != value:
-            says = f"{name}={told[name]!r}" if name in told else f"nothing of {name}"
-            raise ConfigError(
-                f"{name}={value!r} contradicts the file, which says {says}. Leave it out."
-            )
+    spec = from_metadata(metadata)
+    check_told(spec.config.model_dump(), options)
     if not isinstance(spec.config, UNetConfig):
         raise ModelFileError(
             f"It describes {spec.config.architecture}, and only U-Nets of unetari are kept in "
@@ -57,12 +53,15 @@ def load(path: Path, options: LoadOptions) -> Loaded:
 def dump(network: UNet, spec: ModelSpec) -> bytes:
     """Return the content of a native file; equal models give equal bytes."""
     weights = {name: t.detach().cpu().contiguous() for name, t in network.state_dict().items()}
-    metadata = {
-        "format": FORMAT,
-        "format_version": str(FORMAT_VERSION),
-        "spec": spec.model_dump_json(),
-    }
+    metadata = to_metadata(spec)
     return _with_sorted_header(safetensors.torch.save(weights, metadata))
+
+
+def save(network: nn.Module, spec: ModelSpec, path: Path) -> None:
+    """Write a native file."""
+    if not isinstance(network, UNet):
+        raise ModelFileError(ONLY_OURS)
+    path.write_bytes(dump(network, spec))
 
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
@@ -73,23 +72,6 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     except safetensors.SafetensorError as error:
         raise ModelFileError(
             f"The safetensors file is truncated or damaged ({error}). Copy or download it again."
-        ) from error
-
-
-def _parse_spec(metadata: dict[str, str]) -> ModelSpec:
-    version = metadata.get("format_version", "")
-    if not version.isdecimal() or int(version) > FORMAT_VERSION:
-        raise ModelFileError(
-            f"Its format_version is {version!r}, and this unetari reads up to "
-            f"{FORMAT_VERSION}. Install a newer unetari: pip install --upgrade unetari"
-        )
-    try:
-        fields: dict[str, Any] = json.loads(metadata.get("spec", ""))
-        return ModelSpec(**fields)
-    except (ValueError, TypeError, RecursionError) as error:
-        raise ModelFileError(
-            f"The description of the model in its metadata is not valid: {error} "
-            "Save the model again with unetari.save_model."
         ) from error
 
 

@@ -12,14 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
+from unetari.core.spec import ModelSpec
 from unetari.errors import ModelFileError
+from unetari.model import kinds
+from unetari.model.formats.archives import inner_names, is_export, is_script
 from unetari.model.formats.base import Loaded, load_bare
 from unetari.model.formats.entries import SAVE, find_weights
+from unetari.model.formats.tracing import plain_module
 from unetari.model.weights import LoadOptions, Weights
 
-NAME = "PyTorch state_dict"
-SUFFIXES: tuple[str, ...] = (".pt", ".pth", ".pytorch", ".ckpt")
+KIND = kinds.STATE_DICT
 
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
@@ -27,9 +31,11 @@ _REASON = re.compile(r"WeightsUnpickler error: (.+)")
 
 
 def sniff(path: Path) -> bool:
-    """Whether `path` starts like a zip archive or a pickle, which torch.save writes."""
+    """Whether `path` starts as torch.save writes, with an archive or a pickle, and no program."""
     with path.open("rb") as file:
-        return file.read(len(_ZIP)).startswith((_ZIP, _PICKLE))
+        start = file.read(len(_ZIP))
+    names = inner_names(path)
+    return start.startswith((_ZIP, _PICKLE)) and not is_script(names) and not is_export(names)
 
 
 def load(path: Path, options: LoadOptions) -> Loaded:
@@ -41,7 +47,7 @@ def load(path: Path, options: LoadOptions) -> Loaded:
 
 
 def _check_archive(path: Path) -> None:
-    """Refuse TorchScript and archives that unpack to more than they are, before torch reads."""
+    """Refuse archives that unpack to more than they are, before torch reads."""
     if not zipfile.is_zipfile(path):
         with path.open("rb") as file:
             if file.read(len(_ZIP)) == _ZIP:
@@ -52,11 +58,6 @@ def _check_archive(path: Path) -> None:
             entries = archive.infolist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
         raise _unreadable(str(error)) from error
-    if any(Path(entry.filename).name == "constants.pkl" for entry in entries):
-        raise ModelFileError(
-            "It is a TorchScript program of another architecture, and a unetari state_dict was "
-            f"expected: TorchScript holds code beside weights. Save the weights alone with {SAVE}."
-        )
     if sum(entry.file_size for entry in entries) > path.stat().st_size:
         raise ModelFileError(
             "The archive is compressed or damaged: it claims to hold more than its size. "
@@ -124,3 +125,15 @@ def _check_claimed_size(weights: Weights, path: Path) -> None:
             f"Its tensors claim {claimed:,} bytes, more than the file's "
             f"{path.stat().st_size:,}. Save contiguous weights with {SAVE}."
         )
+
+
+def save(network: nn.Module, _: ModelSpec, path: Path) -> None:
+    """Write the weights alone."""
+    weights = {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in plain_module(network).state_dict().items()
+        if isinstance(tensor, Tensor)
+    }
+    if not weights:
+        raise ModelFileError("The network holds no weights that torch knows. Keep its own file.")
+    torch.save(weights, path)

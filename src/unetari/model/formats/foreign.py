@@ -1,0 +1,313 @@
+"""Networks that arrive as programs: described by what unetari wrote beside them, or measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any, Literal, NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+
+from unetari.core.config import Dim
+from unetari.core.network import ForeignConfig, NetworkConfig, decides, reach_of
+from unetari.core.sizes import Reach
+from unetari.core.spec import ModelSpec
+from unetari.errors import ConfigError, ModelFileError, NetworkError
+from unetari.model.formats.base import Loaded, note_on_intensities
+from unetari.model.formats.metadata import check_told
+from unetari.model.probe import Probe, probe_network
+from unetari.model.strips import LOUD, Blackbox
+from unetari.model.weights import LoadOptions
+
+_OPTIONS = ("dim", "in_channels", "classes", "output")
+_MOST_CHANNELS = 4096
+_MOST_VALUES = 2**27  # of the one image that a declared network is tried on
+_LARGEST_SIZE = 2**20
+
+
+class ForeignNetwork(nn.Module):
+    """A program of torch behind the face of a module.
+
+    Programs refuse hooks and changes of mode, so nothing looks inside.
+
+    Parameters
+    ----------
+    program : nn.Module
+        Takes one batch of images and gives scores.
+    """
+
+    program: nn.Module
+
+    def __init__(self, program: nn.Module) -> None:
+        super().__init__()
+        self.__dict__["program"] = program  # else it would be registered as a part
+        for weight in program.parameters():  # copies of those with gradients cannot be moved
+            weight.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the scores of a batch, (N, C, [Z,] Y, X)."""
+        scores: Tensor = self.program(x)
+        return scores
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        self.program._apply(fn)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a file tells of its network."""
+
+    architecture: str
+    """What it is, for people."""
+    dim: int | None = None
+    """Number of spatial dimensions."""
+    in_channels: int | None = None
+    """Number of channels of the image."""
+    example_shape: tuple[int, ...] | None = None
+    """A size that the network takes, ([z,] y, x)."""
+    parameters: int | None = None
+    """Number of parameters."""
+
+
+def describe(
+    network: nn.Module, written: ModelSpec | None, told: Told, options: LoadOptions
+) -> Loaded:
+    """Describe a network that arrived as a program.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Takes (N, C, [Z,] Y, X), in evaluation mode, on the CPU.
+    written : ModelSpec, optional
+        What unetari wrote beside it; without it, the network is measured.
+    told : Told
+        What the file tells.
+    options : LoadOptions
+        What the caller knows.
+
+    Returns
+    -------
+    Loaded
+        Its spec's config is a `ForeignConfig`.
+
+    Raises
+    ------
+    ModelFileError
+        If the network cannot be used, or does not do what is written.
+    ConfigError
+        If an option contradicts what is written, or means nothing here.
+    """
+    try:
+        if written is not None:
+            return _restore(network, written, told, options)
+        return _measure(network, told, options)
+    except NetworkError as error:
+        raise ModelFileError(str(error)) from error
+    except MemoryError as error:
+        raise ModelFileError(
+            f"The network needs more memory than there is, for a small image already ({error}). "
+            "Close other programs, or use a larger machine."
+        ) from error
+
+
+# --- written by unetari -------------------------------------------------------------------------
+
+
+def _restore(network: nn.Module, written: ModelSpec, told: Told, options: LoadOptions) -> Loaded:
+    config = as_foreign(written.config, told)
+    check_told(config.model_dump(), options)
+    config = _try(network, config)
+    return Loaded(network, written.replace(config=config, **options.spec))
+
+
+def as_foreign(config: NetworkConfig, told: Told) -> ForeignConfig:
+    """Return the options of a network in a form that holds for another copy of it.
+
+    Raises
+    ------
+    ModelFileError
+        If its sizes cannot be.
+    """
+    if isinstance(config, ForeignConfig):
+        _check_reach(config.reach)
+        return config.replace(parameters=told.parameters or config.parameters)
+    classes, is_logits = decides(config)
+    return ForeignConfig(
+        architecture=f"U-Net of unetari, {told.architecture}",
+        dim=config.dim,
+        in_channels=config.in_channels,
+        out_channels=config.out_channels,
+        reach=reach_of(config),
+        classes=classes,
+        output="logits" if is_logits else "probabilities",
+        tiles_exactly=config.tiles_exactly,
+        origin="declared",
+        parameters=told.parameters,
+    )
+
+
+def _check_reach(reaches: tuple[Reach, ...]) -> None:
+    for reach in reaches:
+        numbers = (reach.rule.smallest, reach.multiple, reach.loss, reach.halo, reach.trim)
+        least = (1, 1, 0, 0, 0)
+        small = all(low <= n <= _LARGEST_SIZE for low, n in zip(least, numbers, strict=True))
+        if not small or (reach.largest is not None and reach.largest < reach.rule.smallest):
+            raise ModelFileError(
+                f"The sizes that are written in it cannot be: {reach}. Save the model again with "
+                "unetari."
+            )
+
+
+def _try(network: nn.Module, config: ForeignConfig) -> ForeignConfig:
+    """Run a declared network; return what is known of it, with a smallest size that it takes.
+
+    Graphs of torch.export do not take the very smallest one.
+    """
+    enlarged = config.replace(reach=tuple(_enlarged(reach) for reach in config.reach))
+    box = Blackbox(network, config.dim, config.in_channels)
+    for candidate in (config, enlarged):
+        found = _run(box, candidate)
+        if found == _outputs(candidate):
+            return candidate
+    reason = f"gives {found}" if found else f"does not take it ({box.refusal})"
+    raise ModelFileError(
+        f"Its description says that a small image gives scores of {_outputs(enlarged)}, and the "
+        f"network {reason}. Save the model again with unetari."
+    )
+
+
+def _enlarged(reach: Reach) -> Reach:
+    if reach.largest is not None:
+        return reach
+    return replace(reach, rule=replace(reach.rule, smallest=reach.rule.smallest + reach.multiple))
+
+
+def _outputs(config: ForeignConfig) -> tuple[int, ...]:
+    sizes = (reach.rule.smallest - 2 * reach.loss for reach in config.reach)
+    return (config.out_channels, *sizes)
+
+
+def _run(box: Blackbox, config: ForeignConfig) -> tuple[int, ...] | None:
+    shape = [reach.rule.smallest for reach in config.reach]
+    if prod(shape) * config.in_channels > _MOST_VALUES:
+        box.refusal = f"it would need {tuple(shape)} voxels"
+        return None
+    scores = box.scores(box.noise(shape))
+    return None if scores is None else tuple(scores.shape)
+
+
+# --- measured -----------------------------------------------------------------------------------
+
+
+def _measure(network: nn.Module, told: Told, options: LoadOptions) -> Loaded:
+    for name, value in options.network.items():
+        if name not in _OPTIONS:
+            raise ConfigError(
+                f"{name}={value!r} means nothing to a {told.architecture} network, whose options "
+                f"are {', '.join(_OPTIONS)}. Leave it out."
+            )
+    dim, in_channels = _find_input(told, options)
+    try:
+        probe = probe_network(
+            network, dim=dim, in_channels=in_channels, example_shape=told.example_shape
+        )
+    except NetworkError as error:
+        raise NetworkError(f"{error} It was tried with {_input(dim, in_channels)}.") from error
+    kind = _measure_output(network, dim, in_channels, probe.reaches)
+    config = ForeignConfig(
+        architecture=told.architecture,
+        dim=dim,
+        in_channels=in_channels,
+        out_channels=probe.out_channels,
+        reach=probe.reaches,
+        classes=options.classes or kind.classes,
+        output=options.output or kind.output,
+        tiles_exactly=probe.exact,
+        origin="measured",
+        parameters=told.parameters,
+    )
+    spec = ModelSpec(config=config, **options.spec)
+    return Loaded(network, spec, _notes(probe, kind, spec, options))
+
+
+def _input(dim: int, in_channels: int) -> str:
+    return f"dim={dim} and in_channels={in_channels}; if it takes others, say so"
+
+
+def _find_input(told: Told, options: LoadOptions) -> tuple[Dim, int]:
+    """Return dimensions and channels, by the caller or else the file."""
+    dim = options.dim or told.dim
+    in_channels = options.in_channels or told.in_channels
+    if dim is None or in_channels is None:
+        raise ModelFileError(
+            "The file does not tell how many dimensions and channels the images have that the "
+            "network takes. Say it: dim=2, in_channels=1 (--assume dim=2 --assume in_channels=1 on "
+            "the command line)."
+        )
+    if dim not in (2, 3):
+        raise ModelFileError(
+            f"The network takes images of {dim} dimensions, and 2 or 3 are supported, beside batch "
+            "and channels. Wrap it so that it takes (1, channels, [z,] y, x)."
+        )
+    if not 1 <= in_channels <= _MOST_CHANNELS:
+        raise ModelFileError(
+            f"The network takes {in_channels} channels, and 1 to {_MOST_CHANNELS} are supported."
+        )
+    return (2 if dim == 2 else 3), in_channels
+
+
+class _Output(NamedTuple):
+    classes: Literal["exclusive", "independent"]
+    output: Literal["logits", "probabilities"]
+    reason: str
+
+
+def _measure_output(
+    network: nn.Module, dim: int, channels: int, reach: tuple[Reach, ...]
+) -> _Output:
+    """Tell probabilities from logits by the scores of random images, quiet and loud ones."""
+    shape = [r.largest or r.rule.above(r.rule.smallest + r.multiple) for r in reach]
+    box = Blackbox(network, dim, channels)
+    images = [box.noise(shape, salt, loudness) for salt, loudness in ((3, 1.0), (4, LOUD))]
+    found = [scores for scores in map(box.scores, images) if scores is not None]
+    if not found:
+        raise NetworkError(f"The network stopped taking images. It said: {box.refusal}.")
+    scores = torch.cat([each.flatten(1) for each in found], dim=1)
+    several = len(scores) > 1
+    if not -1e-6 <= float(scores.min()) <= float(scores.max()) <= 1 + 1e-6:
+        reason = "on random images they leave the range of 0 to 1"
+        return _Output("exclusive" if several else "independent", "logits", reason)
+    if several and float((scores.sum(dim=0) - 1).abs().max()) < 1e-4:
+        reason = "on random images they lie between 0 and 1 and add up to 1"
+        return _Output("exclusive", "probabilities", reason)
+    reason = "on random images they lie between 0 and 1"
+    return _Output("independent", "probabilities", reason)
+
+
+def _notes(probe: Probe, kind: _Output, spec: ModelSpec, options: LoadOptions) -> tuple[str, ...]:
+    notes = probe.sentences()
+    if options.output is None:
+        notes.append(f"The scores are taken as {kind.output} (output): {kind.reason}.")
+    if options.classes is None and probe.out_channels > 1:
+        meaning = {
+            "exclusive": "one class holds per voxel",
+            "independent": "several may hold per voxel, and the highest is shown",
+        }[kind.classes]
+        notes.append(f"The classes are taken as {kind.classes} (classes): {meaning}.")
+    return (*notes, *note_on_intensities(spec, options))
+
+
+# --- what programs of torch tell ----------------------------------------------------------------
+
+
+def told_by_weights(architecture: str, weights: dict[str, Any], parameters: int) -> Told:
+    """Guess dimensions and channels from the first weight of a convolution."""
+    shapes = (tuple(tensor.shape) for tensor in weights.values() if isinstance(tensor, Tensor))
+    first = next((shape for shape in shapes if len(shape) in (4, 5)), None)
+    if first is None:
+        return Told(architecture, parameters=parameters or None)
+    return Told(architecture, len(first) - 2, first[1], parameters=parameters)

@@ -1,0 +1,220 @@
+"""What an ONNX file may hold: looked at before anything is computed or reserved.
+
+ONNX runs no code of the file, but a graph can loop without end, ask for more memory than there
+is, and name other files to read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import prod
+from pathlib import Path, PureWindowsPath
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from unetari.errors import MissingExtraError, ModelFileError
+
+_LOOPS = frozenset({"Loop", "Scan", "SequenceMap"})
+_SIZES = {
+    # Operators that make large results of small ones: which input says how large, and the most.
+    "ConstantOfShape": ((0,), 2**28),
+    "Expand": ((1,), 2**28),
+    "Tile": ((1,), 2**16),
+    "Resize": ((2, 3), 2**28),
+    "Upsample": ((1,), 2**16),
+    "Pad": ((1,), 2**28),
+}
+_MOST_BYTES = 2**31 - 1  # the limit of protobuf
+_VALUES_PER_BYTE = 8  # more than any type packs
+_SMALL = 64
+
+
+def need(package: str) -> ModuleType:
+    """Import a package of the extra "onnx".
+
+    Raises
+    ------
+    MissingExtraError
+        If it is not installed.
+    """
+    import importlib
+
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(package, "onnx", "A model in the ONNX format") from error
+
+
+def read_graph(path: Path) -> Any:
+    """Return the content of an ONNX file, once it is known to be harmless.
+
+    Parameters
+    ----------
+    path : Path
+        The file; large weights may lie beside it.
+
+    Returns
+    -------
+    onnx.ModelProto
+
+    Raises
+    ------
+    ModelFileError
+        If it is damaged, of another kind, or could take over the machine's memory or time.
+    """
+    onnx = need("onnx")
+    if path.stat().st_size > _MOST_BYTES:
+        raise ModelFileError("It is larger than 2 GiB, which no ONNX file can be.")
+    try:
+        model = onnx.ModelProto.FromString(path.read_bytes())
+    except (need("google.protobuf.message").DecodeError, ValueError) as error:
+        raise _damaged(str(error)) from error
+    if not model.graph.node or not model.opset_import:
+        raise _damaged("it has no graph")
+    _check_opset(model, onnx.defs.onnx_opset_version())
+    graphs = list(_graphs(model))
+    for nodes, tensors in graphs:
+        _check_nodes(nodes)
+        for tensor in tensors:
+            _check_tensor(tensor, path.parent)
+    _check_sizes(graphs, onnx.numpy_helper)
+    return model
+
+
+def _damaged(reason: str) -> ModelFileError:
+    return ModelFileError(
+        f"It is no complete ONNX file ({reason.strip() or 'no detail'}). Copy or download it again."
+    )
+
+
+def _check_opset(model: Any, newest: int) -> None:
+    for opset in model.opset_import:
+        if opset.domain in ("", "ai.onnx") and opset.version > newest:
+            raise ModelFileError(
+                f"It uses version {opset.version} of ONNX's operators, and the package onnx that "
+                f"is installed knows up to {newest}. Update it, or export with an older opset."
+            )
+
+
+_Graph = tuple[list[Any], list[Any]]
+
+
+def _graphs(model: Any) -> Iterator[_Graph]:
+    """Yield the nodes and tensors of the graph, the graphs within it, and its functions."""
+    yield from _within([model.graph])
+    for function in model.functions:
+        yield from _of_nodes(list(function.node), [])
+
+
+def _within(graphs: list[Any]) -> Iterator[_Graph]:
+    for graph in graphs:
+        tensors = list(graph.initializer)
+        for sparse in graph.sparse_initializer:
+            tensors += [sparse.values, sparse.indices]
+        yield from _of_nodes(list(graph.node), tensors)
+
+
+def _of_nodes(nodes: list[Any], tensors: list[Any]) -> Iterator[_Graph]:
+    inner: list[Any] = []
+    for attribute in (attribute for node in nodes for attribute in node.attribute):
+        tensors += [attribute.t] if attribute.HasField("t") else []
+        tensors += attribute.tensors
+        for sparse in attribute.sparse_tensors:
+            tensors += [sparse.values, sparse.indices]
+        inner += [attribute.g] if attribute.HasField("g") else []
+        inner += attribute.graphs
+    yield nodes, tensors
+    yield from _within(inner)
+
+
+def _check_nodes(nodes: list[Any]) -> None:
+    for node in nodes:
+        if node.op_type in _LOOPS:
+            raise ModelFileError(
+                f"Its graph holds a {node.op_type}, which may run without end. Only graphs without "
+                "loops are opened: export the network without control flow."
+            )
+
+
+def _check_tensor(tensor: Any, folder: Path) -> None:
+    """Refuse a tensor that claims more values than are stored, or lies outside the folder."""
+    claimed = prod(tensor.dims)
+    if any(size < 0 for size in tensor.dims):
+        raise ModelFileError(f"Its tensor {tensor.name[:80]!r} has a negative size. It is damaged.")
+    is_external = tensor.data_location == tensor.EXTERNAL
+    stored = _external_size(tensor, folder) if is_external else tensor.ByteSize()
+    if claimed > _VALUES_PER_BYTE * stored:
+        raise ModelFileError(
+            f"Its tensor {tensor.name[:80]!r} claims {claimed:,} values, and {stored:,} bytes are "
+            "stored. The file is damaged, or made to fill the memory."
+        )
+
+
+def _external_size(tensor: Any, folder: Path) -> int:
+    """Return how many bytes a tensor has in a file beside the model, once that is a safe one."""
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    file = _beside(entries.get("location", ""), folder)
+    size = file.stat().st_size
+    try:
+        offset = int(entries.get("offset", "0"))
+        length = int(entries.get("length", size - offset))
+    except ValueError as error:
+        raise ModelFileError(f"It names no valid part of {file.name}: {error}.") from error
+    if offset < 0 or length < 0 or offset + length > size:
+        raise ModelFileError(
+            f"It wants bytes {offset} to {offset + length} of {file.name}, which has {size:,}. "
+            "The two files do not belong together: copy both again."
+        )
+    return length
+
+
+def _beside(location: str, folder: Path) -> Path:
+    windows = PureWindowsPath(location)
+    file = folder / location
+    climbs = windows.is_absolute() or windows.drive or ".." in windows.parts
+    if not location or climbs or not file.resolve().is_relative_to(folder.resolve()):
+        raise ModelFileError(
+            f"Its weights should be read from {location[:200]!r}, outside the model's folder, and "
+            "that is refused. Save the model with its weights in the same file or folder."
+        )
+    if not file.is_file():
+        raise ModelFileError(
+            f"Its weights lie in {location[:200]!r}, which is missing. Put that file beside it."
+        )
+    return file
+
+
+def _check_sizes(graphs: list[_Graph], helper: Any) -> None:
+    """Refuse operators whose result is huge whatever the image is."""
+    known = dict(_small_constants(graphs, helper))
+    for node in (node for nodes, _ in graphs for node in nodes):
+        where, most = _SIZES.get(node.op_type, ((), 0))
+        for index in where:
+            name = node.input[index] if index < len(node.input) else ""
+            values = known.get(name)
+            if values is not None and not abs(float(np.prod(values))) <= most:
+                raise ModelFileError(
+                    f"Its {node.op_type} {node.name[:80]!r} would make a result of size "
+                    f"{values.tolist()}, which is refused. The file is damaged, or made to fill "
+                    "the memory."
+                )
+
+
+def _small_constants(graphs: list[_Graph], helper: Any) -> Iterator[tuple[str, Any]]:
+    for nodes, tensors in graphs:
+        found = [(tensor.name, tensor) for tensor in tensors]
+        for node in nodes:
+            if node.op_type == "Constant" and node.output:
+                found += [(node.output[0], a.t) for a in node.attribute if a.HasField("t")]
+        for name, tensor in found:
+            if prod(tensor.dims) <= _SMALL and tensor.data_location != tensor.EXTERNAL:
+                yield name, _to_array(tensor, helper)
+
+
+def _to_array(tensor: Any, helper: Any) -> Any:
+    try:
+        return helper.to_array(tensor).astype(np.float64)
+    except (ValueError, TypeError, KeyError) as error:
+        raise _damaged(f"its tensor {tensor.name[:80]!r} cannot be read: {error}") from error

@@ -1,0 +1,96 @@
+"""TorchScript: a network as a program of its own, saved by torch.jit."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from unetari.core.spec import ModelSpec
+from unetari.errors import ModelFileError
+from unetari.model import kinds
+from unetari.model.formats.archives import check_unpacked_size, inner_names, is_script
+from unetari.model.formats.base import Loaded
+from unetari.model.formats.foreign import ForeignNetwork, describe, told_by_weights
+from unetari.model.formats.metadata import ENTRY, from_text, to_text
+from unetari.model.formats.tracing import cannot_write, example_input, plain_module, quiet
+from unetari.model.trust import read_trusted
+from unetari.model.weights import LoadOptions
+
+KIND = kinds.TORCHSCRIPT
+REASON = (
+    "TorchScript is a program, and starts to run when it is opened: it can read every file that "
+    "you can, overwrite files, and run without end."
+)
+
+
+def sniff(path: Path) -> bool:
+    """Whether `path` is an archive that torch.jit wrote."""
+    return is_script(inner_names(path))
+
+
+def load(path: Path, options: LoadOptions) -> Loaded:
+    """Open a program that the user trusts."""
+    check_unpacked_size(path)
+    content = read_trusted(path, REASON, trusted=options.trust)
+    module, text = read_program(content)
+    weights = dict(module.state_dict())
+    count = sum(parameter.numel() for parameter in module.parameters())
+    told = told_by_weights(KIND.name, weights, count)
+    return describe(ForeignNetwork(module), from_text(text), told, options)
+
+
+def read_program(content: bytes) -> tuple[nn.Module, str]:
+    """Return a program, on the CPU and in evaluation mode, and what unetari wrote beside it.
+
+    Raises
+    ------
+    ModelFileError
+        If it is damaged, or does not take exactly one image.
+    """
+    extra = {ENTRY: ""}
+    try:
+        with quiet():
+            module = torch.jit.load(  # type: ignore[no-untyped-call]
+                io.BytesIO(content), map_location="cpu", _extra_files=extra
+            )
+            inputs = _inputs(module)
+    except Exception as error:  # damaged bytes make torch's reader fail in any way
+        raise _unreadable(str(error)) from error
+    if len(inputs) != 1:
+        raise ModelFileError(
+            f"The program takes {len(inputs)} inputs ({', '.join(inputs) or 'none'}), and one "
+            "image is given. Wrap it so that it takes one."
+        )
+    text = extra[ENTRY]
+    return module.eval(), text if isinstance(text, str) else text.decode("utf-8", "replace")
+
+
+def _inputs(module: Any) -> list[str]:
+    """Return the names of the inputs that must be given."""
+    arguments = module._c._get_method("forward").schema.arguments[1:]
+    return [argument.name for argument in arguments if not argument.has_default_value()]
+
+
+def _unreadable(detail: str) -> ModelFileError:
+    lines = detail.strip().splitlines() or ["no detail"]
+    return ModelFileError(
+        "torch.jit cannot read it; it is truncated, damaged or of a newer torch "
+        f"({lines[0][:200]}). Copy or download it again."
+    )
+
+
+def save(network: nn.Module, spec: ModelSpec, path: Path) -> None:
+    """Write a network as a program, the description beside it."""
+    module: Any = plain_module(network)
+    try:
+        with quiet(), torch.no_grad():
+            if not isinstance(module, torch.jit.ScriptModule):
+                example = example_input(spec.config)
+                module = torch.jit.trace(module, example, check_trace=False)  # type: ignore[no-untyped-call]
+            torch.jit.save(module, path, _extra_files={ENTRY: to_text(spec)})
+    except RuntimeError as error:
+        raise cannot_write(error) from error
