@@ -93,7 +93,7 @@ def test_version() -> None:
     assert succeed("--version").stdout == f"unetari {unetari.__version__}\n"
 
 
-@pytest.mark.parametrize("command", ["", "predict", "check", "info", "train", "demo"])
+@pytest.mark.parametrize("command", ["", "predict", "check", "info", "export", "train", "demo"])
 def test_help_fits_a_terminal_of_80_columns(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     lines = succeed(*command.split(), "--help").stdout.splitlines()
@@ -111,7 +111,8 @@ def test_starts_quickly_without_heavy_imports() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["predict"], ["check", "a.tif"], ["info", "--what"], ["train"], ["frobnicate"]]
+    "arguments",
+    [["predict"], ["check", "a.tif"], ["info", "--what"], ["export"], ["train"], ["frobnicate"]],
 )
 def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
     assert run(*arguments).exit_code == 2
@@ -407,6 +408,67 @@ def test_info_refuses_drawings_that_cannot_be(
     assert result.exit_code == code
     assert reason in words(re.sub(r"[\W]*\n[\W]*", " ", result.stderr))
     assert not (folder / "net.svg").exists()
+
+
+# export, and files that could run code
+
+
+def test_export_writes_what_others_read(folder: Path, model_2d: Path) -> None:
+    import torch
+
+    result = succeed("export", model_2d, "--to", "state_dict", "--out", "weights")
+    assert result.stdout == "weights.pth\n"
+    weights = torch.load(folder / "weights.pth", weights_only=True)
+    assert (
+        weights.keys() == build(UNetConfig(n_blocks=2, start_filters=4)).network.state_dict().keys()
+    )
+    succeed("export", model_2d, "--out", "copy.safetensors")
+    assert (folder / "copy.safetensors").read_bytes() == model_2d.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--to keras --out m.h5", "Choose one of: safetensors"),
+        ("--out m.pt", "torchscript, state_dict"),
+        ("--to onnx --out m.pt2", "Use m.onnx"),
+        ("--to state_dict --out taken.pth", "not overwritten"),
+        ("--to state_dict --out nowhere/m.pth", "does not exist"),
+    ],
+)
+def test_export_names_what_is_wrong(
+    folder: Path, model_2d: Path, options: str, message: str
+) -> None:
+    (folder / "taken.pth").write_bytes(b"the work of a week")
+    result = run("export", model_2d, *options.split())
+    assert result.exit_code == 1
+    assert message in words(result.stderr)
+    assert (folder / "taken.pth").read_bytes() == b"the work of a week"
+
+
+def test_programs_open_only_with_trust(
+    folder: Path, model_2d: Path, plane: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from unetari.model import trust
+
+    succeed("export", model_2d, "--out", "m.ts")
+    commands = (
+        ["info", "m.ts"],
+        ["check", plane, "-m", "m.ts"],
+        ["predict", plane, "-m", "m.ts", "-o", "labels.npy"],
+        ["export", "m.ts", "--out", "again.ts"],
+        ["demo", "--no-window", "-m", "m.ts", "-o", "demo.png"],
+    )
+    for command in commands:
+        monkeypatch.setattr(trust, "_trusted", set())
+        result = run(*command)
+        assert result.exit_code == 1
+        assert "SHA-256" in result.stderr
+        assert "--trust" in result.stderr
+        succeed(*command, "--trust")
+    expected = predict(PLANE, load_model(model_2d)).labels
+    np.testing.assert_array_equal(np.load(folder / "labels.npy"), expected)
+    assert run("info", "m.ts", "--assume", "trust=true").exit_code == 1
 
 
 # train

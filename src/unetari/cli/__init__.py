@@ -1,4 +1,4 @@
-"""The command line: predict, check, info, train, demo.
+"""The command line: predict, check, info, export, train, demo.
 
 Results go to stdout; messages, warnings and progress to stderr. Exit codes:
 0 done, 1 an error of unetari's own (a file, an option, memory), 2 wrong usage,
@@ -14,7 +14,7 @@ import typer
 import typer.core
 
 from unetari import __version__
-from unetari.cli import check, demo, info, predict, train
+from unetari.cli import check, demo, export, info, predict, train
 from unetari.cli.console import ERROR, INTERRUPTED, show_error, show_message
 from unetari.errors import UnetariError
 
@@ -76,5 +76,12 @@ def unetari(
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 
-for command in (predict.predict, check.check, info.info, train.train, demo.demo):
+for command in (
+    predict.predict,
+    check.check,
+    info.info,
+    export.export,
+    train.train,
+    demo.demo,
+):
     app.command(epilog=EPILOG if command is check.check else None)(command)

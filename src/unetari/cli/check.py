@@ -14,9 +14,10 @@ from unetari.cli.console import (
     ChannelOption,
     GreyOption,
     ModelOption,
+    TrustOption,
     bullets,
     describe_image,
-    parse_settings,
+    load,
     show_voxel_sizes,
     stdout,
 )
@@ -36,17 +37,17 @@ def check(
     channel: ChannelOption = None,
     grey: GreyOption = False,
     assume: AssumeOption = None,
+    trust: TrustOption = False,
 ) -> None:
     """Tell whether an image fits a model, and what can be done if not.
 
     Exits with 0 if prediction works, padding included, and with 3 if not.
     """
     from unetari.core.shapes import check_shape
-    from unetari.model.checkpoint import load_model
     from unetari.storage.images import open_image
 
     opened = open_image(image, axes)
-    loaded = load_model(model, **parse_settings(assume))
+    loaded = load(model, assume, trust)
     report = check_shape(loaded.spec.config, opened.source(channel, grey))
     console = stdout()
     console.print(describe_image(opened))

@@ -37,7 +37,16 @@ AssumeOption: TypeAlias = Annotated[
         metavar="OPTION=VALUE",
         help="What bare weights do not tell: activation, conv_mode, up_mode, normalization, and "
         "of other programs' networks layer_order, pool_size, full_norm, classes; entry "
-        "chooses among several. Repeatable.",
+        "chooses among several; what programs do not tell: dim, in_channels, classes, output. "
+        "Repeatable.",
+    ),
+]
+TrustOption: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--trust",
+        help="Open the model even if the file could run code, as TorchScript and torch.export "
+        "programs can. Say it only of files from people you trust.",
     ),
 ]
 AxesOption: TypeAlias = Annotated[
@@ -159,6 +168,22 @@ def _parse_value(text: str) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
+
+
+def load(name: str, assume: Iterable[str] | None, trust: bool) -> Model:
+    """Load the model that the options name.
+
+    Raises
+    ------
+    UnetariError
+        If it cannot be loaded, or an assumption is none.
+    """
+    from unetari.model.checkpoint import load_model
+
+    options = parse_settings(assume)
+    if "trust" in options:
+        raise ConfigError("trust is nothing to assume. If you trust the file, say --trust.")
+    return load_model(name, trust=trust, **options)
 
 
 def parse_sizes(text: str, option: str) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from unetari.cli.console import show_message, stdout
+from unetari.cli.console import TrustOption, show_message, stdout
 from unetari.errors import ConfigError, ImageFileError, MissingExtraError, OutputExistsError
 from unetari.model.bundled import bundled_models
 
@@ -42,6 +42,7 @@ def demo(
         Path | None,
         typer.Option("--out", "-o", help="The picture. Default: unetari-demo.png, or a free name."),
     ] = None,
+    trust: TrustOption = False,
 ) -> None:
     """Segment a generated image: in napari, or into a PNG where there is no display."""
     if window and out is not None:
@@ -49,6 +50,10 @@ def demo(
     if window is None and not has_display():
         show_message("There is no display, so the demo writes a picture instead of opening napari.")
         window = False
+    if trust and Path(model).is_file():
+        from unetari.model.trust import trust_file
+
+        trust_file(Path(model))
     if window is False or out is not None:
         _write_picture(model, _free_name(_PICTURE) if out is None else _unused(out))
         return

@@ -11,8 +11,9 @@ import typer
 from unetari.cli.console import (
     AssumeOption,
     OverwriteOption,
+    TrustOption,
     describe_sizes,
-    parse_settings,
+    load,
     parse_sizes,
     show_message,
     stdout,
@@ -37,6 +38,7 @@ def info(
         bool, typer.Option("--list", help="List the names of the bundled models.")
     ] = False,
     assume: AssumeOption = None,
+    trust: TrustOption = False,
     diagram: Annotated[
         Path | None,
         typer.Option(metavar="FILE.svg", help="Draw the network into this file, too."),
@@ -55,12 +57,11 @@ def info(
     if model is None or list_all:
         _list_bundled()
         return
-    from unetari.model.checkpoint import load_model
     from unetari.storage.svg import check_svg_path
 
     sizes = None if shape is None else parse_sizes(shape, "--shape")
     target = None if diagram is None else check_svg_path(diagram, overwrite=overwrite)
-    loaded = load_model(model, **parse_settings(assume))
+    loaded = load(model, assume, trust)
     _show_card(loaded)
     if target is not None:
         _draw(loaded, target, sizes, overwrite)

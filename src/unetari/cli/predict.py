@@ -17,10 +17,11 @@ from unetari.cli.console import (
     GreyOption,
     ModelOption,
     OverwriteOption,
+    TrustOption,
     describe_image,
+    load,
     micrometers,
     parse_factors,
-    parse_settings,
     parse_sizes,
     progress_bar,
     show_message,
@@ -78,6 +79,7 @@ def predict(
         Path | None, typer.Option(help="Write the probabilities of the classes here, too.")
     ] = None,
     assume: AssumeOption = None,
+    trust: TrustOption = False,
     overwrite: OverwriteOption = False,
 ) -> None:
     """Segment an image and write the labels, with a record of the run beside them.
@@ -94,7 +96,7 @@ def predict(
     _check_outputs(outputs, image, overwrite)
     tile_shape = None if tile is None else parse_sizes(tile, "--tile")
     opened = open_image(image, axes)
-    loaded = _load(model, assume)
+    loaded = _load(model, assume, trust)
 
     from unetari.inference.job import prepare
 
@@ -135,11 +137,9 @@ def _check_outputs(outputs: list[Path], image: Path, overwrite: bool) -> None:
         raise OutputExistsError(f"{record} exists already. Choose another name, or --overwrite.")
 
 
-def _load(name: str, assume: list[str] | None) -> Model:
+def _load(name: str, assume: list[str] | None, trust: bool) -> Model:
     """Load a model after the image is known to open: torch takes seconds."""
-    from unetari.model.checkpoint import load_model
-
-    model = load_model(name, **parse_settings(assume))
+    model = load(name, assume, trust)
     for note in model.notes:
         show_message(note)
     return model
