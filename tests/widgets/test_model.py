@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from unetari.model import bundled
 from unetari.widgets import model
 from unetari.widgets.messages import State
 from unetari.widgets.model import ModelWidget, card_text, details_text
+from unetari.widgets.trust import TrustDialog
 
 from .conftest import WAIT_MS
 
@@ -77,6 +79,74 @@ def test_a_built_model_is_the_same_every_time(qtbot: QtBot, widget: ModelWidget)
     assert "untrained" in widget.message.text
 
 
+@pytest.fixture
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a TorchScript file that nobody has trusted."""
+    from unetari.model import trust
+    from unetari.model.checkpoint import Model
+    from unetari.model.export import export_model
+
+    monkeypatch.setattr(trust, "_trusted", set())
+    config = unetari.UNetConfig(n_blocks=2, start_filters=4)
+    return export_model(Model.build(config, seed=0), tmp_path / "program.ts")
+
+
+def open_untrusted(qtbot: QtBot, widget: ModelWidget, path: Path) -> TrustDialog:
+    widget.set_page("File")
+    widget.file.set_path(str(path))
+    qtbot.waitUntil(lambda: widget.trust_dialog is not None, timeout=WAIT_MS)
+    assert widget.trust_dialog is not None
+    return widget.trust_dialog
+
+
+def test_a_file_that_could_run_code_is_asked_about(
+    qtbot: QtBot, widget: ModelWidget, program: Path
+) -> None:
+    dialog = open_untrusted(qtbot, widget, program)
+    digest = hashlib.sha256(program.read_bytes()).hexdigest()
+    shown = dialog.text()
+    for fact in (str(program), f"{program.stat().st_size:,} bytes", "TorchScript is a program"):
+        assert fact in shown
+    assert digest in shown.replace(" ", "")
+    assert dialog.cancel.isDefault()
+    dialog.trust.click()
+    wait_for(qtbot, widget, State.GOOD)
+    assert widget.trust_dialog is None
+    widget.set_page("Build")
+    widget.set_page("File")  # not asked again
+    wait_for(qtbot, widget, State.GOOD)
+
+
+def test_a_file_that_is_not_trusted_stays_closed(
+    qtbot: QtBot, widget: ModelWidget, program: Path
+) -> None:
+    open_untrusted(qtbot, widget, program).cancel.click()
+    assert widget.value() is None
+    assert "could run code" in widget.problem
+    assert widget.trust_dialog is None
+    open_untrusted(qtbot, widget, program.rename(program.with_suffix(".pt")))
+    widget.set_page("Build")  # another choice takes the question back
+    assert widget.trust_dialog is None
+
+
+def test_the_format_is_chosen_when_saving(
+    qtbot: QtBot, widget: ModelWidget, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offered: list[str] = []
+
+    def choose(*arguments: str) -> tuple[str, str]:
+        offered.extend(arguments[-1].split(";;"))
+        return str(tmp_path / "mine"), next(name for name in offered if "state_dict" in name)
+
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *arguments: choose(*arguments[1:]))
+    widget.build_with(n_blocks=2, start_filters=4)
+    next(b for b in widget.findChildren(QPushButton) if b.text() == "Save model...").click()
+    wait_for(qtbot, widget, State.GOOD)
+    assert offered[0] == "unetari model (*.safetensors)"
+    assert "ONNX (*.onnx)" in offered
+    assert torch.load(tmp_path / "mine.pth", weights_only=True)
+
+
 def test_an_invalid_build_is_no_model(widget: ModelWidget) -> None:
     widget.set_page("Build")
     widget.editor.fields["normalization"].value = "group5"
@@ -126,7 +196,7 @@ def test_models_are_saved_one_after_the_other(
 ) -> None:
     button = next(b for b in widget.findChildren(QPushButton) if "Save" in b.text())
     opened = threading.Event()
-    monkeypatch.setattr(model, "save", lambda _, path: opened.wait(30) and Path(path))
+    monkeypatch.setattr(model, "save", lambda _, path, to: opened.wait(30) and Path(path))
     widget.build_with(n_blocks=1, start_filters=2)
     assert button.isEnabled()
     widget.save_to(str(tmp_path / "mine.safetensors"))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import (
@@ -23,7 +23,9 @@ from unetari.core.config import UNetConfig
 from unetari.core.network import ForeignConfig, NetworkConfig
 from unetari.core.normalization import Normalization, describe_intensities
 from unetari.core.spec import ModelSpec
-from unetari.model.bundled import SUFFIX, bundled_models
+from unetari.errors import UntrustedModelError
+from unetari.model.bundled import bundled_models
+from unetari.model.kinds import NATIVE, saved_kinds
 from unetari.widgets.background import Background, single_shot
 from unetari.widgets.config_editor import UNetConfigEditor, describe
 from unetari.widgets.diagram import DiagramSection
@@ -31,6 +33,7 @@ from unetari.widgets.fields import choice, form
 from unetari.widgets.messages import Message, State, TextLabel
 from unetari.widgets.model_file import ModelFilePage
 from unetari.widgets.normalization_editor import NormalizationEditor
+from unetari.widgets.trust import TrustDialog
 
 if TYPE_CHECKING:
     from unetari.model.checkpoint import Model
@@ -54,7 +57,7 @@ class ModelChoice:
 
 
 def load(
-    path_or_name: str, options: dict[str, str], intensities: Normalization | None = None
+    path_or_name: str, options: dict[str, Any], intensities: Normalization | None = None
 ) -> Model:
     """Load a model; the first call imports torch."""
     from unetari.model.checkpoint import load_model
@@ -74,12 +77,12 @@ def build(config: UNetConfig, intensities: Normalization) -> Model:
     return Model.build(config, normalization=intensities, seed=_SEED)
 
 
-def save(choice: ModelChoice, path: str) -> Path:
+def save(choice: ModelChoice, path: str, to: str) -> Path:
     """Save a model where the user said; the dialog has asked about that file, if it exists."""
-    from unetari.model.checkpoint import save_model
+    from unetari.model.export import export_model
 
     # Without a suffix it is another file that is written, and nobody was asked about that one.
-    return save_model(choice.get(), path, overwrite=bool(Path(path).suffix))
+    return export_model(choice.get(), path, to, overwrite=bool(Path(path).suffix))
 
 
 class ModelWidget(QWidget):
@@ -97,6 +100,7 @@ class ModelWidget(QWidget):
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._loaded: Model | None = None
+        self.trust_dialog: TrustDialog | None = None
         self._problem = ""
         self._loading = Background(self)
         self._saving = Background(self)
@@ -114,7 +118,7 @@ class ModelWidget(QWidget):
         self.about = QToolButton()
         self.details = TextLabel()
         self._save = QPushButton("Save model...")
-        self._save.setToolTip("Write weights and options to one .safetensors file")
+        self._save.setToolTip("Write the model to one file, in one of several formats")
         self.diagram = DiagramSection()
         self.about.setText("Network, licence, data")
         self.about.setCheckable(True)
@@ -208,12 +212,15 @@ class ModelWidget(QWidget):
             self.intensities.set_value(choice.spec.normalization)
         self.editor.set_value(config)
 
-    def save_to(self, path: str) -> None:
-        """Save the model in the background; an existing file of exactly this name is replaced."""
+    def save_to(self, path: str, to: str = NATIVE.key) -> None:
+        """Save the model in the background; an existing file of exactly this name is replaced.
+
+        `to` is a format, see `unetari.model.export.export_model`.
+        """
         choice = self.value()
         if choice is None:
             return
-        self._saving.start(partial(save, choice, path))
+        self._saving.start(partial(save, choice, path, to))
         self._update_save()
         self.message.show_text("Saving...", State.BUSY)
 
@@ -229,6 +236,8 @@ class ModelWidget(QWidget):
     def _reload(self) -> None:
         self._loading.forget()
         self._loaded = None
+        if self.trust_dialog is not None:
+            self.trust_dialog.close()
         if self.page == BUILD:
             self._problem = ""
             self._show_choice()
@@ -269,8 +278,31 @@ class ModelWidget(QWidget):
         self._show_choice()
 
     def _on_load_failed(self, error: Exception) -> None:
+        if isinstance(error, UntrustedModelError):
+            self._ask_for_trust(error)
+            return
         self._problem = str(error) or type(error).__name__
         self._show_problem(State.PROBLEM)
+
+    def _ask_for_trust(self, error: UntrustedModelError) -> None:
+        name = Path(error.path).name
+        self._problem = f"{name} is not opened: it could run code. Choose it again to be asked."
+        self._show_problem(State.PROBLEM)
+        dialog = TrustDialog(error, self)
+        dialog.accepted.connect(partial(self._on_trusted, error.sha256))
+        dialog.finished.connect(self._forget_dialog)
+        self.trust_dialog = dialog
+        dialog.open()
+
+    def _forget_dialog(self) -> None:
+        self.trust_dialog = None
+
+    def _on_trusted(self, sha256: str) -> None:
+        from unetari.model.trust import trust
+
+        self._forget_dialog()
+        trust(sha256)
+        self._reload()
 
     def _show_problem(self, state: State) -> None:
         self.message.show_text(self._problem, state)
@@ -307,11 +339,12 @@ class ModelWidget(QWidget):
     def _ask_and_save(self) -> None:
         choice = self.value()
         name = (choice.spec.name if choice else "") or "model"
-        path, _ = QFileDialog.getSaveFileName(
-            self, "Save model", f"{name}{SUFFIX}", f"unetari model (*{SUFFIX})"
+        filters = {kind.filter: kind for kind in saved_kinds()}
+        path, chosen = QFileDialog.getSaveFileName(
+            self, "Save model", f"{name}{NATIVE.suffixes[0]}", ";;".join(filters)
         )
         if path:
-            self.save_to(path)
+            self.save_to(path, filters[chosen].key)
 
     def _on_saved(self, path: Path) -> None:
         self._update_save()

@@ -1,8 +1,8 @@
-"""`ModelFilePage`: a model file, and what bare weights cannot tell."""
+"""`ModelFilePage`: a model file, and what it may not tell."""
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import Any, get_args
 
 from magicgui.widgets import ComboBox
 from qtpy.QtCore import Qt, Signal
@@ -18,18 +18,30 @@ from qtpy.QtWidgets import (
 
 from unetari.core.config import Activation, ConvMode, UpMode
 from unetari.core.normalization import Normalization
+from unetari.model.kinds import all_suffixes
 from unetari.widgets.config_editor import CHOICE_NAMES, TITLES, NormalizationField
 from unetari.widgets.fields import choice, form, texts
 from unetari.widgets.normalization_editor import NormalizationEditor
 
 _AUTO, _AUTO_HELP = "automatic", "As the file says, or assumed"
-FILTER = "Models (*.safetensors *.pt *.pth *.pytorch *.ckpt);;All files (*)"
+FILTER = f"Models ({' '.join(f'*{suffix}' for suffix in all_suffixes())});;All files (*)"
 _OPTIONS = {
     "activation": get_args(Activation),
     "conv_mode": get_args(ConvMode),
     "up_mode": get_args(UpMode),
     # Without "batch": its statistics are in the file, which tells it, therefore.
     "normalization": ("none", "instance", "group"),
+    # Of other programs' networks only.
+    "dim": (2, 3),
+    "in_channels": (1, 2, 3, 4, 5, 6, 7, 8),
+    "classes": ("exclusive", "independent"),
+    "output": ("logits", "probabilities"),
+}
+_TITLES = {**TITLES, "classes": "Labels", "output": "Output"}
+_NAMES = {
+    **CHOICE_NAMES,
+    "exclusive": "one per pixel",
+    "independent": "may overlap",
 }
 
 
@@ -48,10 +60,10 @@ class ModelFilePage(QWidget):
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._path = QLineEdit()
-        self._path.setPlaceholderText(".safetensors, .pt or .pth")
+        self._path.setPlaceholderText("A model file of unetari or another program")
         self._browse = QPushButton("Browse...")
         self._toggle = QToolButton()
-        self._toggle.setText("If the file holds bare weights")
+        self._toggle.setText("If the file does not tell everything")
         self._toggle.setCheckable(True)
         self._toggle.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
         self._toggle.setArrowType(Qt.ArrowType.RightArrow)
@@ -87,20 +99,20 @@ class ModelFilePage(QWidget):
         self._path.setText(path)
         self._on_path_edited()
 
-    def options(self) -> dict[str, str]:
-        """Return the options the user gave for bare weights."""
+    def options(self) -> dict[str, Any]:
+        """Return the options the user gave for files that do not tell them."""
         return {name: field.value for name, field in self._fields.items() if field.value}
 
     def given_intensities(self) -> Normalization | None:
         """Return how intensities are mapped; None for what the file says."""
         return self.intensities.value() if self.intensities.is_set else None
 
-    def set_option(self, name: str, value: str | None) -> None:
-        """Choose an option for bare weights; None for what the file says."""
+    def set_option(self, name: str, value: str | int | None) -> None:
+        """Choose an option that the file does not tell; None for what it says."""
         self._fields[name].value = value or ""
 
     def show_options(self, shown: bool) -> None:
-        """Unfold what bare weights cannot tell, or fold it away."""
+        """Unfold what files may not tell, or fold it away."""
         self._toggle.setChecked(shown)
 
     def _on_toggled(self, shown: bool) -> None:
@@ -124,7 +136,7 @@ class ModelFilePage(QWidget):
 
 
 def _make_field(name: str) -> ComboBox | NormalizationField:
-    choices = {"": _AUTO, **texts(_OPTIONS[name], CHOICE_NAMES)}
+    choices = {"": _AUTO, **texts(_OPTIONS[name], {} if name == "in_channels" else _NAMES)}
     if name == "normalization":
-        return NormalizationField(name=name, label=TITLES[name], tooltip=_AUTO_HELP, kinds=choices)
-    return choice(choices, label=TITLES[name], tooltip=_AUTO_HELP)
+        return NormalizationField(name=name, label=_TITLES[name], tooltip=_AUTO_HELP, kinds=choices)
+    return choice(choices, label=_TITLES[name], tooltip=_AUTO_HELP)
