@@ -58,7 +58,7 @@ def saved_kinds() -> tuple[Kind, ...]:
     Examples
     --------
     >>> [kind.key for kind in saved_kinds()][:2]
-    ['safetensors', 'onnx']
+    ['safetensors', 'bioimageio']
     """
     return tuple(kind for kind in KINDS if kind.keeps)
 
