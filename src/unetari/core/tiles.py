@@ -176,6 +176,7 @@ def plan_tiles(
 
     Examples
     --------
+    >>> from unetari.core.config import UNetConfig
     >>> plan = plan_tiles((510, 690), UNetConfig(), tile_shape=(256, 256))
     >>> plan.tile_shape, plan.halo, len(plan)
     ((240, 248), (48, 48), 12)
