@@ -122,6 +122,8 @@ def _lines(model: Model) -> Iterator[tuple[str, str]]:
     yield "normalization", describe_intensities(spec.normalization)
     yield "authors", ", ".join(spec.authors)
     yield "licence", spec.license
+    yield "to cite", "; ".join(spec.citations)
+    yield "tags", ", ".join(spec.tags)
     yield "training data", spec.data_credit
     yield "validation", _describe_validation(model)
     yield "file", model.source

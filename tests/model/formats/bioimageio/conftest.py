@@ -213,7 +213,8 @@ def nothing_left_over(
     folder = tmp_path_factory.mktemp("temporary")
     monkeypatch.setattr("tempfile.tempdir", str(folder))
     yield
-    left = [path.name for path in folder.rglob("*")]
+    # torch keeps a cache of its own there.
+    left = [path.name for path in folder.iterdir() if not path.name.startswith("torchinductor")]
     assert not left, f"left over: {left}"
 
 

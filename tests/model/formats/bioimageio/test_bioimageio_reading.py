@@ -91,6 +91,53 @@ def test_a_missing_extra_is_named(
         load_model(draft.zip(tmp_path / "package.zip"))
 
 
+def test_an_older_description(draft: Any, tmp_path: Path) -> None:
+    """Version 0.4: axes as letters, shapes, files by name."""
+    fields = {name: draft.fields[name] for name in ("type", "name", "description", "authors")}
+    fields |= {name: draft.fields[name] for name in ("cite", "license", "tags", "timestamp")}
+    fields |= {
+        "format_version": "0.4.10",
+        "documentation": "README.md",
+        "test_inputs": ["test_input.npy"],
+        "test_outputs": ["test_output.npy"],
+        "inputs": [
+            {
+                "name": "raw",
+                "axes": "bcyx",
+                "data_type": "float32",
+                "shape": {"min": [1, 1, 8, 8], "step": [0, 0, 4, 4]},
+                "preprocessing": [
+                    {
+                        "name": "zero_mean_unit_variance",
+                        "kwargs": {"mode": "per_sample", "axes": "cyx"},
+                    }
+                ],
+            }
+        ],
+        "outputs": [
+            {
+                "name": "probability",
+                "axes": "bcyx",
+                "data_type": "float32",
+                "shape": {
+                    "reference_tensor": "raw",
+                    "scale": [1, 1, 1, 1],
+                    "offset": [0, 0, 0, 0],
+                },
+                "halo": [0, 0, 1, 1],
+                "postprocessing": [{"name": "sigmoid"}],
+            }
+        ],
+        "weights": {"onnx": {"source": "weights.onnx", "opset_version": 18}},
+    }
+    draft.fields = fields
+    model = load_model(draft.zip(tmp_path / "package.zip"))
+    assert isinstance(model.config, ForeignConfig)
+    assert model.config.reach[0].rule == SizeRule(4, 8, 0)
+    assert model.spec.normalization.scope == "frame"
+    assert any("is reproduced to" in note for note in model.notes)
+
+
 # What the scores mean
 
 
@@ -333,7 +380,7 @@ def test_nuclei_broad_reproduces_its_test_output_in_tiles(nuclei: Path, tmp_path
     fields = yaml.safe_load((nuclei / "bioimageio.yaml").read_text())
     del fields["weights"]["onnx"]
     for axis in fields["inputs"][0]["axes"][2:]:
-        axis["size"] = {"min": 64, "step": 8}
+        axis["size"] = {"min": 80, "step": 8}
     path = tmp_path / "package.zip"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("rdf.yaml", yaml.safe_dump(fields))
