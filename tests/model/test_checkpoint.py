@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -216,7 +217,7 @@ def test_listing_bundled_models_needs_no_torch() -> None:
     ],
 )
 def test_options_that_contradict_are_refused(
-    model: Model, tmp_path: Path, option: dict[str, object], reason: str
+    model: Model, tmp_path: Path, option: dict[str, Any], reason: str
 ) -> None:
     path = save_model(model, tmp_path / "m")
     with pytest.raises(ConfigError, match=reason):

@@ -63,7 +63,7 @@ def test_told_by_the_weights(tmp_path: Path, dim: int, up_mode: str) -> None:
             up_mode=up_mode if n_blocks > 1 else "transposed",
         )
         # What weights cannot tell is given; what they can tell must need no option.
-        options = {"activation": "relu", "conv_mode": "same"}
+        options: dict[str, Any] = {"activation": "relu", "conv_mode": "same"}
         if normalization != "batch":
             options["normalization"] = normalization
         if config.up_mode != "transposed":
@@ -98,7 +98,7 @@ def test_weights_without_normalization(save: Callable[[Weights], Path]) -> None:
         ({"normalization": "group2"}, "batch"),
     ],
 )
-def test_options_against_the_weights(tmp_path: Path, option: dict[str, str], choices: str) -> None:
+def test_options_against_the_weights(tmp_path: Path, option: dict[str, Any], choices: str) -> None:
     path = save_pt(weights_of(), tmp_path / "m.pt")
     with pytest.raises(ConfigError, match=f"contradicts the weights, which allow {choices}"):
         load_model(path, **option)

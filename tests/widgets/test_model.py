@@ -79,6 +79,15 @@ def test_a_built_model_is_the_same_every_time(qtbot: QtBot, widget: ModelWidget)
     assert "untrained" in widget.message.text
 
 
+def test_what_a_program_does_not_tell_can_be_said(widget: ModelWidget) -> None:
+    told: dict[str, int | str] = {"dim": 3, "in_channels": 2, "classes": "independent"}
+    for name, value in told.items():
+        widget.file.set_option(name, value)
+    assert widget.file.options() == told
+    widget.file.set_option("dim", None)
+    assert "dim" not in widget.file.options()
+
+
 @pytest.fixture
 def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a TorchScript file that nobody has trusted."""

@@ -25,7 +25,7 @@ from unetari.errors import ConfigError, ModelFileError
 from unetari.model.unet import UNet
 
 Weights = Mapping[str, Tensor]
-AnyActivation = Activation | Literal["leaky0.01", "silu", "rrelu", "prelu", "linear"]
+AnyActivation = Literal[Activation, "leaky0.01", "silu", "rrelu", "prelu", "linear"]
 """The activation functions of the networks of this and other programs."""
 
 _Network = TypeVar("_Network", bound=nn.Module)

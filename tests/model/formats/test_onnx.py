@@ -176,8 +176,11 @@ def test_weights_in_a_file_beside_it(tmp_path: Path) -> None:
     onnx.save(make(), path, save_as_external_data=True, location="w.bin", size_threshold=0)
     assert (tmp_path / "w.bin").is_file()
     image = torch.randn((1, 1, 8, 8))
-    network = load_model(path).network
-    torch.testing.assert_close(network(image), expected(image), atol=1e-4, rtol=0)
+    model = load_model(path)
+    torch.testing.assert_close(model.network(image), expected(image), atol=1e-4, rtol=0)
+    other = -numpy_helper.to_array(KERNEL)
+    (tmp_path / "w.bin").write_bytes(other.tobytes())
+    assert load_model(path).sha256 != model.sha256
 
 
 def test_without_the_package_the_extra_is_named(

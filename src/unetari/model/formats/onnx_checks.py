@@ -83,6 +83,15 @@ def read_graph(path: Path) -> Any:
     return model
 
 
+def external_files(model: Any, folder: Path) -> tuple[Path, ...]:
+    """Return the files in `folder` that hold weights of a graph which `read_graph` has checked."""
+    tensors = (tensor for _, found in _graphs(model) for tensor in found)
+    entries = (e for t in tensors if t.data_location == t.EXTERNAL for e in t.external_data)
+    return tuple(
+        folder / name for name in sorted({e.value for e in entries if e.key == "location"})
+    )
+
+
 def _damaged(reason: str) -> ModelFileError:
     return ModelFileError(
         f"It is no complete ONNX file ({reason.strip() or 'no detail'}). Copy or download it again."

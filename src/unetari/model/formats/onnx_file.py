@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,7 @@ from unetari.model import kinds
 from unetari.model.formats.base import Loaded
 from unetari.model.formats.foreign import Told, describe
 from unetari.model.formats.metadata import ENTRY, from_text, to_text
-from unetari.model.formats.onnx_checks import need, read_graph
+from unetari.model.formats.onnx_checks import external_files, need, read_graph
 from unetari.model.formats.onnx_session import OnnxNetwork, Program
 from unetari.model.formats.tracing import cannot_write, export_program, quiet
 from unetari.model.weights import LoadOptions
@@ -41,13 +44,21 @@ def load(path: Path, options: LoadOptions) -> Loaded:
     network = OnnxNetwork(make_program(path, model))
     network.check()
     written = {entry.key: entry.value for entry in model.metadata_props}.get(ENTRY, "")
-    return describe(network, from_text(written), told, options)
+    loaded = describe(network, from_text(written), told, options)
+    return replace(loaded, sha256=_hash([path, *external_files(model, path.parent)]))
+
+
+def _hash(paths: Sequence[Path]) -> str:
+    """Return the hash of a model that may be several files."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def make_program(path: Path, model: Any) -> Program:
     """Return what onnxruntime is to compute: what was checked, not what lies on the disk now."""
-    external = any(tensor.data_location == tensor.EXTERNAL for tensor in model.graph.initializer)
-    return Program(path, None if external else model.SerializeToString())
+    return Program(model.SerializeToString(), path.parent)
 
 
 def read_told(model: Any) -> Told:

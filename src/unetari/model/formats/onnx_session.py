@@ -13,6 +13,7 @@ from unetari.errors import ModelFileError, NetworkError
 from unetari.model.formats.onnx_checks import need
 
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+_FOLDER = "session.model_external_initializers_file_folder_path"
 _SILENT = 4  # fatal errors only: sizes that are not taken are no news
 _TYPES = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16}
 _TYPES["tensor(double)"] = torch.float64
@@ -23,14 +24,14 @@ class Program:
 
     Parameters
     ----------
-    path : Path
+    content : bytes
+        The file.
+    folder : Path
         Where weights in other files are looked for.
-    content : bytes, optional
-        The file; None to read it from `path`.
     """
 
-    def __init__(self, path: Path, content: bytes | None) -> None:
-        self._source = str(path) if content is None else content
+    def __init__(self, content: bytes, folder: Path) -> None:
+        self._content, self._folder = content, folder
         self._sessions: dict[tuple[str, int], Any] = {}
         self._lock = Lock()
 
@@ -54,9 +55,10 @@ class Program:
         options = runtime.SessionOptions()
         options.log_severity_level = _SILENT
         options.intra_op_num_threads = threads
+        options.add_session_config_entry(_FOLDER, str(self._folder.absolute()))
         chosen = (provider, {"device_id": gpu} if provider == _CUDA else {})
         try:
-            return runtime.InferenceSession(self._source, options, providers=[chosen])
+            return runtime.InferenceSession(self._content, options, providers=[chosen])
         except Exception as error:  # onnxruntime has a type of its own for every failure
             lines = str(error).strip().splitlines() or [type(error).__name__]
             raise ModelFileError(
