@@ -57,7 +57,8 @@ def score(options: argparse.Namespace) -> dict[tuple[str, str], Overlap]:
         image = np.asarray(open_image(pair.image).data)
         truth = np.asarray(open_image(pair.labels).data) > 0
         for name, factor, seen, expected in versions(image, truth):
-            for how, scale in (("plain", None), ("rescaled", (factor,) * 3)):
+            ways = {"plain": None, "rescaled": (factor,) * 3} if factor != 1 else {"plain": None}
+            for how, scale in ways.items():
                 found = predict(seen, model, axes="ZYX", scale=scale).labels > 0
                 result = overlap(found, expected)
                 key = (name, how)
