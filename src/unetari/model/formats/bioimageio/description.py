@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from pydantic import ValidationError
 
 from unetari.errors import MissingExtraError, ModelFileError
 
@@ -163,14 +166,28 @@ def _validate(content: dict[str, Any]) -> Any:
         from bioimageio.spec import InvalidDescr, ValidationContext, build_description
     except ImportError as error:
         raise MissingExtraError("bioimageio.spec", "bioimageio", "A BioImage.IO package") from error
-    context = ValidationContext(perform_io_checks=False, log_warnings=False, disable_cache=True)
+    context = ValidationContext(
+        perform_io_checks=False, log_warnings=False, disable_cache=True, raise_errors=True
+    )
     try:
-        described = build_description(content, context=context, format_version="latest")
+        with warnings.catch_warnings():
+            # Its advice is for those who write descriptions; what matters to us is checked.
+            warnings.simplefilter("ignore")
+            described = build_description(content, context=context, format_version="latest")
+    except ValidationError as error:
+        raise _invalid(_reasons(error)) from error
     except Exception as error:  # its converters of old versions fail in any way
         raise _invalid(f"{type(error).__name__}: {error}") from error
     if isinstance(described, InvalidDescr):
         raise _invalid(described.get_reason() or "no reason is given")
     return described
+
+
+def _reasons(error: ValidationError) -> str:
+    problems = error.errors(include_url=False, include_context=False, include_input=False)
+    texts = [f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in problems[:4]]
+    more = len(problems) - len(texts)
+    return "; ".join(texts) + (f" (and {more} more)." if more else ".")
 
 
 def _invalid(reason: str) -> ModelFileError:
