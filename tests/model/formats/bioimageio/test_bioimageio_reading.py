@@ -291,6 +291,23 @@ def _npy(array: Any) -> bytes:
     return stream.getvalue()
 
 
+def test_our_own_network_needs_no_test_tensors(draft: Any, tmp_path: Path) -> None:
+    config = UNetConfig(n_blocks=2, start_filters=4, out_channels=1, activation="elu")
+    stream = io.BytesIO()
+    torch.save(UNet(config).state_dict(), stream)
+    architecture = {"import_from": "unetari", "callable": "UNet", "kwargs": dict(config)}
+    entry = {"source": "weights.pth", "pytorch_version": "2.6.0", "architecture": architecture}
+    draft.fields["weights"] = {"pytorch_state_dict": entry}
+    draft.files["weights.pth"] = stream.getvalue()
+    del draft.input["test_tensor"], draft.output["test_tensor"]
+    model = load_model(draft.zip(tmp_path / "package.zip"))
+    assert isinstance(model.config, ForeignConfig)
+    assert model.config.origin == "declared"
+    architecture["kwargs"] = {"n_blocks": 99}
+    with pytest.raises(UntrustedModelError, match="of the library 'unetari'"):
+        load_model(draft.zip(tmp_path / "package.zip"))
+
+
 @pytest.mark.parametrize(
     ("weights", "reason"),
     [

@@ -234,6 +234,16 @@ def finer(draft: Any) -> dict[str, Any]:
     return axis
 
 
+def scaled(draft: Any, scale: float, unit: str) -> None:
+    for tensor in (draft.input, draft.output):
+        for axis in tensor["axes"][2:]:
+            axis |= {"scale": scale, "unit": unit}
+
+
+def linear(draft: Any, gain: float) -> None:
+    draft.input["preprocessing"] = [{"id": "scale_linear", "kwargs": {"gain": gain}}]
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -253,6 +263,8 @@ def finer(draft: Any) -> dict[str, Any]:
         (lambda d: d.output["axes"][1].update(channel_names=["a", "b"]), "1 in and 1 out"),
         (lambda d: d.input["axes"].insert(2, {"type": "time", "size": 5}), "axis 'time'"),
         (lambda d: d.input["axes"].pop(3), "not valid|y, x or z, y, x are needed"),
+        (lambda d: scaled(d, 5e-324, "nanometer"), "says something of the model that cannot be"),
+        (lambda d: linear(d, 1e-310), "says something of the model that cannot be"),
     ],
 )  # fmt: skip
 def test_descriptions_that_are_refused(

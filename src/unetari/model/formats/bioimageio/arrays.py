@@ -22,7 +22,7 @@ from unetari.model.formats.bioimageio.pointwise import from_package
 
 MAX_BYTES = 2**30
 """Largest test tensor that is read."""
-MAX_VOXELS = 2**20
+MAX_VOXELS = 2**21
 """Largest image that is computed when a package is opened."""
 _ABSOLUTE, _RELATIVE = 1e-4, 1e-3  # the tolerances of bioimageio.core's own test are 1e-3 each
 

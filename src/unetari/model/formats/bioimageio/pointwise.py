@@ -108,8 +108,8 @@ def to_package(image: Tensor, layout: Layout) -> Tensor:
 
 def from_package(scores: Tensor, layout: Layout) -> Tensor:
     """Bring a tensor with the axes of a package into (1, C, [Z,] Y, X)."""
-    if scores.ndim != len(layout.letters):
-        return scores  # the caller's checks say what is wrong with it
+    if not isinstance(scores, Tensor) or scores.ndim != len(layout.letters):
+        return scores  # what a foreign network gives; the caller's checks say what is wrong
     extra = [axis for axis, letter in enumerate(layout.letters) if letter == "1"]
     scores = scores.squeeze(extra) if extra else scores
     kept = [letter for letter in layout.letters if letter != "1"]

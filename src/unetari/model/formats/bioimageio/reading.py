@@ -14,7 +14,7 @@ from torch import nn
 from unetari.core.network import ForeignConfig
 from unetari.core.sizes import Reach
 from unetari.core.spec import ModelSpec
-from unetari.errors import ModelFileError, NetworkError
+from unetari.errors import ConfigError, ModelFileError, NetworkError
 from unetari.model.formats import native
 from unetari.model.formats.base import Loaded
 from unetari.model.formats.bioimageio import arrays, axes, yaml_text
@@ -75,7 +75,7 @@ def load(path: Path, options: LoadOptions) -> Loaded:
         content = package.read(package.description, limit=yaml_text.MAX_BYTES)
         description = read_description(yaml_text.read_yaml(content))
         source = Source(package, path, options)
-        loaded = _load_own(source, description) or _load_any(source, description)
+        loaded = _load_own(source, description) or _load_foreign(source, description)
         return replace(loaded, sha256="" if package.is_archive else package.sha256)
 
 
@@ -90,19 +90,34 @@ def _load_own(source: Source, description: Description) -> Loaded | None:
         return native.load(path, source.options)
 
 
+def _load_foreign(source: Source, description: Description) -> Loaded:
+    """Load what another program made, and apply what the caller says."""
+    try:
+        loaded = _load_any(source, description)
+    except ConfigError as error:
+        raise ModelFileError(
+            f"It says something of the model that cannot be: {error} Ask its author to correct it."
+        ) from error
+    check_told(loaded.spec.config.model_dump(), source.options)
+    return replace(loaded, spec=loaded.spec.replace(**source.options.spec))
+
+
 def _load_any(source: Source, description: Description) -> Loaded:
     """Load the safest of the weights, translated into our terms."""
     terms = _translate(source, description)
     for opened in open_weights(source, description):
         candidate = _assemble(opened, terms, source.options)
         # A network that was only recognized must give what its authors got.
-        if opened.config is None or candidate.reproduces:
+        if opened.is_certain or candidate.reproduces:
             break
     config = candidate.config
-    check_told(config.model_dump(), source.options)
-    card = {**description.card, "class_names": _class_names(config, terms.made_tensor)}
-    fields = {**card, "voxel_size": axes.voxel_size(terms.given_tensor), **source.options.spec}
-    spec = ModelSpec(config=config, normalization=terms.pre.normalization).replace(**fields)
+    spec = ModelSpec(
+        config=config,
+        normalization=terms.pre.normalization,
+        class_names=_class_names(config, terms.made_tensor),
+        voxel_size=axes.voxel_size(terms.given_tensor),
+        **description.card,
+    )
     return Loaded(candidate.network.eval(), spec, (*terms.pre.notes, *candidate.notes))
 
 
@@ -242,6 +257,11 @@ def _describe(opened: Opened, terms: _Terms) -> tuple[ForeignConfig, tuple[str, 
         )
     except NetworkError as error:
         raise ModelFileError(str(error)) from error
+    except MemoryError as error:
+        raise ModelFileError(
+            f"The network needs more memory than there is, for a small image already ({error}). "
+            "Close other programs, or use a larger machine."
+        ) from error
     _check_channels(terms.given.channels, probe.out_channels, terms)
     pairs = list(zip(terms.declared, probe.reaches, strict=True))
     config = ForeignConfig(
@@ -310,7 +330,7 @@ def _compare(network: nn.Module, terms: _Terms) -> tuple[bool, str]:
         difference, is_rounding = arrays.largest_difference(
             terms.example, network.eval(), normalization, finish
         )
-    except (NetworkError, RuntimeError, ValueError) as error:
+    except Exception as error:  # noqa: BLE001 -- each runtime fails with types of its own
         lines = str(error).splitlines() or ["no detail"]
         return False, f"The network does not take the test image of the package ({lines[0][:200]})."
     if difference == float("inf"):

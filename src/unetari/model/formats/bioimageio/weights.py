@@ -14,7 +14,13 @@ from torch import nn
 
 from unetari.core.config import UNetConfig
 from unetari.core.network import NetworkConfig
-from unetari.errors import MissingExtraError, ModelFileError, UnetariError, UntrustedModelError
+from unetari.errors import (
+    ConfigError,
+    MissingExtraError,
+    ModelFileError,
+    UnetariError,
+    UntrustedModelError,
+)
 from unetari.model.formats import state_dict, torchscript
 from unetari.model.formats.archives import check_unpacked_size
 from unetari.model.formats.base import ASSUMED_INTENSITIES
@@ -44,6 +50,8 @@ class Opened:
     """What the weights are, for people."""
     config: NetworkConfig | None = None
     """What is known of it; None if it must be measured."""
+    is_certain: bool = True
+    """Whether it is what the package says, and not only looks like it."""
     parameters: int | None = None
     notes: tuple[str, ...] = ()
 
@@ -122,16 +130,20 @@ def _open_known(source: Source, entry: WeightsEntry) -> Opened:
     with temporary_file(content, ".pth") as path:
         try:
             loaded = state_dict.load(path, _plain(source.options, entry))
-        except ModelFileError as error:
+        except (ModelFileError, ConfigError) as error:
             raise _UnusableError("belongs to a network that unetari does not know") from error
     notes = tuple(note for note in loaded.notes if not note.startswith(ASSUMED_INTENSITIES))
     kind = "weights of a known network"
-    return Opened(loaded.network, kind, loaded.spec.config, None, notes)
+    return Opened(loaded.network, kind, loaded.spec.config, _is_ours(entry), None, notes)
+
+
+def _is_ours(entry: WeightsEntry) -> bool:
+    return entry.module.partition(".")[0] == "unetari"
 
 
 def _plain(options: LoadOptions, entry: WeightsEntry) -> LoadOptions:
     """Return what is known of bare weights: for our own networks, what they are built with."""
-    if entry.module.partition(".")[0] != "unetari":
+    if not _is_ours(entry):
         return options.replace(normalization=None, class_names=())
     config = UNetConfig(**dict(entry.options))
     given = {"activation": config.activation, "conv_mode": config.conv_mode}
