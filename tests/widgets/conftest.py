@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -31,6 +32,19 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
     report = yield
     setattr(item, f"rep_{report.when}", report)
     return report
+
+
+@pytest.fixture(scope="session", autouse=True)
+def light_collections() -> Iterator[None]:
+    """Keep what is loaded out of garbage collections.
+
+    napari runs a full one whenever a layer goes and a viewer closes, of 0.25 s each: a third
+    of what these tests compute, and on a starved machine long enough to look like a hang.
+    """
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")
