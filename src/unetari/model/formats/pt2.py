@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from unetari.core.spec import ModelSpec
 from unetari.errors import ModelFileError
 from unetari.model import kinds
-from unetari.model.formats.archives import check_unpacked_size, inner_names, is_export
+from unetari.model.formats.archives import check_contents, inner_names, open_archive
 from unetari.model.formats.base import Loaded
 from unetari.model.formats.foreign import ForeignNetwork, Told, describe
 from unetari.model.formats.metadata import ENTRY, from_text, to_text
@@ -34,9 +34,16 @@ def sniff(path: Path) -> bool:
     return is_export(inner_names(path))
 
 
+def is_export(names: frozenset[str]) -> bool:
+    """Whether these are the entries of a program of torch.export."""
+    is_current = "archive_format" in names and any(name.startswith("models/") for name in names)
+    return is_current or "serialized_exported_program.json" in names  # up to torch 2.7
+
+
 def load(path: Path, options: LoadOptions) -> Loaded:
     """Open a program that the user trusts."""
-    check_unpacked_size(path)
+    with open_archive(path) as archive:
+        check_contents(archive)
     if any(name.startswith(_COMPILED) for name in inner_names(path)):
         raise ModelFileError(
             "It holds machine code that was compiled for one kind of machine. Export the network "

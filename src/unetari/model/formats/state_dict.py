@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import pickle
-import pickletools
 import re
 import warnings
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,15 +15,19 @@ from torch import Tensor, nn
 from unetari.core.spec import ModelSpec
 from unetari.errors import ModelFileError
 from unetari.model import kinds
-from unetari.model.formats.archives import inner_names, is_export, is_script
+from unetari.model.formats.archives import START, check_contents, inner_names, open_archive
 from unetari.model.formats.base import Loaded, load_bare
 from unetari.model.formats.entries import SAVE, find_weights
-from unetari.model.formats.tracing import plain_module
+from unetari.model.formats.pickles import Global, check_storages, find_globals
+from unetari.model.formats.pt2 import is_export
+from unetari.model.formats.torchscript import is_script
+from unetari.model.formats.wrappers import Wrapper, plain_module
 from unetari.model.weights import LoadOptions, Weights
 
 KIND = kinds.STATE_DICT
 
-_ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
+_PICKLE = b"\x80"
+_HEAD = 2**20  # bytes of a pickle in which it is looked for what it imports
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 _REASON = re.compile(r"WeightsUnpickler error: (.+)")
 
@@ -33,36 +35,35 @@ _REASON = re.compile(r"WeightsUnpickler error: (.+)")
 def sniff(path: Path) -> bool:
     """Whether `path` starts as torch.save writes, with an archive or a pickle, and no program."""
     with path.open("rb") as file:
-        start = file.read(len(_ZIP))
+        start = file.read(len(START))
     names = inner_names(path)
-    return start.startswith((_ZIP, _PICKLE)) and not is_script(names) and not is_export(names)
+    return start.startswith((START, _PICKLE)) and not is_script(names) and not is_export(names)
 
 
 def load(path: Path, options: LoadOptions) -> Loaded:
     """Load the state_dict of a network of a known kind, without running code of the file."""
-    _check_archive(path)
+    _check_file(path)
     found = find_weights(_unpickle(path), options.entry)
     _check_claimed_size(found.weights, path)
     return load_bare(found, options)
 
 
-def _check_archive(path: Path) -> None:
-    """Refuse archives that unpack to more than they are, before torch reads."""
-    if not zipfile.is_zipfile(path):
-        with path.open("rb") as file:
-            if file.read(len(_ZIP)) == _ZIP:
-                raise _unreadable("the archive has no end")
+def _check_file(path: Path) -> None:
+    """Refuse what torch should not get to read."""
+    with path.open("rb") as file:
+        start = file.read(len(START))
+    if start != START:
+        if not start.startswith(_PICKLE):  # torch would try more readers, such as tarfile
+            raise _refused(path, f"WeightsUnpickler error: it starts with {start!r}")
         return
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-        raise _unreadable(str(error)) from error
-    if sum(entry.file_size for entry in entries) > path.stat().st_size:
-        raise ModelFileError(
-            "The archive is compressed or damaged: it claims to hold more than its size. "
-            f"Save the weights with {SAVE}."
-        )
+    with open_archive(path) as archive:
+        if any(entry.compress_type for entry in archive.infolist()):
+            raise ModelFileError(
+                "The archive is compressed, which torch never does to weights. Save the weights "
+                f"with {SAVE}."
+            )
+        check_contents(archive)
+        check_storages(archive)
 
 
 def _unpickle(path: Path) -> Any:
@@ -81,7 +82,7 @@ def _unpickle(path: Path) -> Any:
 def _refused(path: Path, message: str) -> ModelFileError:
     """Say what a pickle asked for beyond plain weights, if that is why torch refused it."""
     wanted = _GLOBAL.search(message)
-    asked = wanted[1] if wanted else next(_foreign_globals(path), None)
+    asked = wanted[1] if wanted else next(_globals(path), None)
     if asked is None:
         # The rest of torch's message advises to switch its protection off.
         reason = _REASON.search(message)
@@ -94,26 +95,17 @@ def _refused(path: Path, message: str) -> ModelFileError:
     )
 
 
-def _foreign_globals(path: Path) -> Iterator[str]:
-    """Yield the names that a plain pickle of any protocol imports, without running it."""
-    texts: list[str] = []
-    try:
-        for opcode, argument, _ in pickletools.genops(path.read_bytes()):
-            if opcode.name == "GLOBAL":
-                yield str(argument).replace(" ", ".")
-            elif opcode.name == "STACK_GLOBAL":
-                yield ".".join(texts[-2:])
-            elif isinstance(argument, str):
-                texts.append(argument)
-    except ValueError:
-        return  # not a pickle to its end: the caller reports a damaged file
+def _globals(path: Path) -> Iterator[Global]:
+    """Yield what a plain pickle imports."""
+    with path.open("rb") as file:
+        yield from find_globals(file.read(_HEAD))
 
 
 def _unreadable(detail: str) -> ModelFileError:
     lines = detail.strip().splitlines() or ["no detail"]
     return ModelFileError(
         "PyTorch cannot read it; it is truncated, damaged or another kind of file "
-        f"({lines[0]}). Copy or download it again, or save it again with {SAVE}."
+        f"({lines[0][:300]}). Copy or download it again, or save it again with {SAVE}."
     )
 
 
@@ -129,9 +121,15 @@ def _check_claimed_size(weights: Weights, path: Path) -> None:
 
 def save(network: nn.Module, _: ModelSpec, path: Path) -> None:
     """Write the weights alone."""
+    module = plain_module(network)
+    if isinstance(module, Wrapper):
+        raise ModelFileError(
+            "There are steps before or after the network in its package, which weights alone do "
+            "not hold. Choose onnx, torchscript or bioimageio."
+        )
     weights = {
         name: tensor.detach().cpu().contiguous()
-        for name, tensor in plain_module(network).state_dict().items()
+        for name, tensor in module.state_dict().items()
         if isinstance(tensor, Tensor)
     }
     if not weights:

@@ -12,11 +12,13 @@ from torch import nn
 from unetari.core.spec import ModelSpec
 from unetari.errors import ModelFileError
 from unetari.model import kinds
-from unetari.model.formats.archives import check_unpacked_size, inner_names, is_script
+from unetari.model.formats.archives import check_contents, inner_names, open_archive
 from unetari.model.formats.base import Loaded
 from unetari.model.formats.foreign import ForeignNetwork, describe, told_by_weights
 from unetari.model.formats.metadata import ENTRY, from_text, to_text
-from unetari.model.formats.tracing import cannot_write, example_input, plain_module, quiet
+from unetari.model.formats.pickles import check_storages
+from unetari.model.formats.tracing import cannot_write, example_input, quiet
+from unetari.model.formats.wrappers import plain_module
 from unetari.model.trust import read_trusted
 from unetari.model.weights import LoadOptions
 
@@ -32,15 +34,33 @@ def sniff(path: Path) -> bool:
     return is_script(inner_names(path))
 
 
+def is_script(names: frozenset[str]) -> bool:
+    """Whether these are the entries of a TorchScript program."""
+    return "constants.pkl" in names or any(name.startswith("code/") for name in names)
+
+
 def load(path: Path, options: LoadOptions) -> Loaded:
     """Open a program that the user trusts."""
-    check_unpacked_size(path)
+    check_archive(path)
     content = read_trusted(path, REASON, trusted=options.trust)
     module, text = read_program(content)
     weights = dict(module.state_dict())
     count = sum(parameter.numel() for parameter in module.parameters())
     told = told_by_weights(KIND.name, weights, count)
     return describe(ForeignNetwork(module), from_text(text), told, options)
+
+
+def check_archive(path: Path) -> None:
+    """Refuse what torch.jit would not survive: it believes what is written.
+
+    Raises
+    ------
+    ModelFileError
+        If the archive is damaged, unsafe, or claims more weights than it holds.
+    """
+    with open_archive(path) as archive:
+        check_contents(archive)
+        check_storages(archive)
 
 
 def read_program(content: bytes) -> tuple[nn.Module, str]:

@@ -17,7 +17,7 @@ import pytest
 
 from unetari import load_model
 from unetari.errors import ModelFileError
-from unetari.model.formats import zips
+from unetari.model.formats import archives
 from unetari.model.formats.bioimageio.yaml_text import MAX_NODES, read_yaml
 
 
@@ -124,8 +124,8 @@ def test_a_table_of_contents_that_fills_memory(tmp_path: Path) -> None:
     content[-10:-6] = struct.pack("<L", 2**31)
     path.write_bytes(content)
     with pytest.raises(ModelFileError, match="table of contents of 2,147,483,648 bytes"):
-        zips.check_table(path)
-    assert zips.list_names(path) == ()
+        archives.check_table(path)
+    assert archives.list_names(path) == ()
 
 
 def test_a_large_table_in_zip64(tmp_path: Path) -> None:
@@ -135,11 +135,11 @@ def test_a_large_table_in_zip64(tmp_path: Path) -> None:
     last = b"PK\x05\x06" + struct.pack("<HHHHLLH", 0, 0, 1, 1, 2**32 - 1, 2**32 - 1, 0)
     path.write_bytes(b"PK\x03\x04" + end + locator + last)
     with pytest.raises(ModelFileError, match="table of contents of 1,099,511,627,776 bytes"):
-        zips.check_table(path)
+        archives.check_table(path)
 
 
 def test_many_entries(monkeypatch: pytest.MonkeyPatch, draft: Any, tmp_path: Path) -> None:
-    monkeypatch.setattr(zips, "MAX_ENTRIES", 3)
+    monkeypatch.setattr(archives, "MAX_ENTRIES", 3)
     refused(draft.zip(tmp_path / "package.zip"), "has 4 entries, and at most 3")
 
 

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import lzma
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
 from unetari.errors import ModelFileError
-from unetari.model.formats.zips import check_name, list_names, open_archive
+from unetari.model.formats.archives import check_name, list_names, open_archive, read_entry
 
-_DECOMPRESSION = (zlib.error, lzma.LZMAError)
 _NAMES = ("rdf.yaml", "bioimageio.yaml", "model.yaml")
 """The description of a package, or what its name ends in after a dot; the first is taken."""
 
@@ -202,17 +199,5 @@ class _Archive:
         del name  # nothing of an archive lies on the disk
 
     def read(self, name: str, size: int) -> bytes:
-        # Without a size, zipfile would unpack all there is before it looks at what was stated.
-        try:
-            with self._archive.open(name) as file:
-                content = file.read(size)
-        except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, *_DECOMPRESSION) as error:
-            raise ModelFileError(
-                f"{name!r} cannot be unpacked ({error}). Copy or download the package again."
-            ) from error
-        if len(content) != size:
-            raise ModelFileError(
-                f"{name!r} unpacks to {len(content):,} bytes, and {size:,} are stated. Copy or "
-                "download the package again."
-            )
-        return content
+        del size  # which is what is read, or else refused
+        return read_entry(self._archive, name)

@@ -22,7 +22,6 @@ from unetari.errors import (
     UntrustedModelError,
 )
 from unetari.model.formats import state_dict, torchscript
-from unetari.model.formats.archives import check_unpacked_size
 from unetari.model.formats.base import ASSUMED_INTENSITIES
 from unetari.model.formats.bioimageio import source_code
 from unetari.model.formats.bioimageio.description import Description, File, WeightsEntry
@@ -183,7 +182,7 @@ def _open_torchscript(source: Source, entry: WeightsEntry) -> Opened:
     content = source.read(entry.file)
     source.check_trust(entry.file.name, content, torchscript.REASON)
     with temporary_file(content, ".pt") as path:
-        check_unpacked_size(path)
+        torchscript.check_archive(path)
     module, _ = torchscript.read_program(content)
     for parameter in module.parameters():
         parameter.requires_grad = False  # torch warns of copies of what could be trained
