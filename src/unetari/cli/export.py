@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +21,9 @@ from unetari.model.kinds import saved_kinds
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from unetari.core.spec import ModelSpec
+    from unetari.model.publishing import CardField
 
 _FORMATS = ", ".join(f"{kind.key} ({kind.keeps})" for kind in saved_kinds())
 
@@ -55,7 +59,25 @@ def export(
     ] = None,
     image: Annotated[
         Path | None,
-        typer.Option(help="bioimageio: a test image; default: a generated one."),
+        typer.Option(
+            help="bioimageio: a test image; default: that of the package MODEL is, or a generated "
+            "one."
+        ),
+    ] = None,
+    cover: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="bioimageio: a PNG or JPEG; default: that of the package, or one drawn of the "
+            "test image.",
+        ),
+    ] = None,
+    documentation: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="bioimageio: Markdown; default: that of the package, or one written of the card.",
+        ),
     ] = None,
     channel: ChannelOption = None,
     assume: AssumeOption = None,
@@ -63,9 +85,12 @@ def export(
     overwrite: OverwriteOption = False,
 ) -> None:
     """Write a model in a format that other programs read."""
+    from unetari.model.attachments import read_cover, read_documentation
     from unetari.model.export import export_model, find_target
 
-    find_target(out, to, overwrite=overwrite)  # before the model is loaded, which may take long
+    _, kind = find_target(out, to, overwrite=overwrite)  # before the model, which may take long
+    picture = b"" if cover is None else read_cover(cover)
+    text = "" if documentation is None else read_documentation(documentation)
     loaded = load(model, assume, trust)
     for note in loaded.notes:
         show_message(note)
@@ -78,9 +103,63 @@ def export(
         "tags": tag,
     }
     loaded = loaded.replace(**{field: value for field, value in given.items() if value})
+    if kind.is_package and is_interactive():
+        loaded = loaded.replace(**ask(loaded.spec))
     example = None if image is None else _read_image(image, loaded.spec.config.dim, channel)
-    path = export_model(loaded, out, to, image=example, overwrite=overwrite)
+    path = export_model(
+        loaded,
+        out,
+        to,
+        image=example,
+        cover=picture,
+        documentation=text,
+        overwrite=overwrite,
+    )
     stdout().print(str(path), soft_wrap=True)
+
+
+def is_interactive() -> bool:
+    """Whether somebody sits before a terminal, who can be asked."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def ask(spec: ModelSpec) -> dict[str, Any]:
+    """Ask for what the card of a package lacks; return fields of `ModelSpec`.
+
+    Somebody who is asked for something that is needed is also asked for what
+    would be good to have.
+    """
+    from unetari.model.publishing import FIELDS, find_problem, find_problems
+
+    problems = find_problems(spec)
+    if not problems:
+        return {}
+    show_message("The package must say more than the model does. Ctrl-C ends without writing.")
+    answers: dict[str, Any] = {}
+    for field in FIELDS:
+        value = getattr(spec, field.name)
+        problem = problems.get(field, "")
+        while problem or (not value and field.name not in answers):
+            if value:  # something is there, and it will not do
+                show_message(problem, warning=True)
+            value = _ask_for(field)
+            answers[field.name] = value
+            problem = find_problem(field, value)
+    return answers
+
+
+def _ask_for(field: CardField) -> Any:
+    several = ", several with ; between them" if field.has_several else ""
+    optional = "" if field.is_required else ", Enter for none"
+    text: str = typer.prompt(
+        f"{field.title} ({field.hint}{several}{optional})",
+        default="" if not field.is_required else None,
+        show_default=False,
+        err=True,
+    )
+    if not field.has_several:
+        return text.strip()
+    return tuple(part.strip() for part in text.split(";") if part.strip())
 
 
 def _read_image(path: Path, dim: int, channel: int | None) -> NDArray[Any]:

@@ -7,7 +7,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import as_file
 from pathlib import Path
 from typing import Any, Self
@@ -20,6 +20,7 @@ from unetari.core.network import NetworkConfig
 from unetari.core.normalization import Normalization
 from unetari.core.spec import ModelSpec
 from unetari.errors import ConfigError, ModelFileError, UntrustedModelError
+from unetari.model.attachments import Attachments
 from unetari.model.bundled import bundled_file, bundled_models
 from unetari.model.files import check_finite, check_target, target_path, whole_file
 from unetari.model.formats import find_format, native
@@ -45,6 +46,8 @@ class Model:
     """Hash of the file; built in memory: of the file that saving would write."""
     notes: tuple[str, ...] = ()
     """What was assumed about the model, a sentence each."""
+    attachments: Attachments = field(default_factory=Attachments)
+    """Of a model that came in a package: what else is in it, for another package."""
 
     def __post_init__(self) -> None:
         config = getattr(self.network, "config", None)
@@ -122,7 +125,8 @@ class Model:
         spec = self.spec.replace(**changes)
         if not isinstance(self.network, UNet):
             return dataclasses.replace(self, spec=spec)
-        return self.from_network(self.network, spec, source=self.source, notes=self.notes)
+        changed = self.from_network(self.network, spec, source=self.source, notes=self.notes)
+        return dataclasses.replace(changed, attachments=self.attachments)
 
 
 def load_model(
@@ -180,7 +184,7 @@ def load_model(
             f"{name}: It cannot be read ({error.strerror or error}). "
             "Check the file and its permissions."
         ) from error
-    return Model(loaded.network, loaded.spec, name, digest, loaded.notes)
+    return Model(loaded.network, loaded.spec, name, digest, loaded.notes, loaded.attachments)
 
 
 def save_model(model: Model, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:

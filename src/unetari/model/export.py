@@ -9,6 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from unetari.errors import ConfigError, ModelFileError
+from unetari.model.attachments import Attachments
 from unetari.model.checkpoint import Model, refuse_value
 from unetari.model.files import check_finite, check_target, whole_file
 from unetari.model.formats import find_writer
@@ -21,6 +22,8 @@ def export_model(
     to: str | None = None,
     *,
     image: NDArray[Any] | None = None,
+    cover: bytes = b"",
+    documentation: str = "",
     overwrite: bool = False,
 ) -> Path:
     """Save a model in any of the formats that are written.
@@ -37,8 +40,14 @@ def export_model(
         The format: "safetensors", "bioimageio", "onnx", "torchscript", "pt2", "state_dict".
         Default: what the suffix of `path` says.
     image : ndarray, optional
-        (C, [Z,] Y, X), for formats that hold a test image ("bioimageio"), as it comes from a
-        microscope. Default: a generated one.
+        (C, [Z,] Y, X), for formats that are packages ("bioimageio"): the test image, as it comes
+        from a microscope. Default: that of the package the model came from, or a generated one.
+    cover : bytes
+        For packages: a picture, PNG or JPEG. Default: that of the package the model came from, or
+        one drawn of the test image.
+    documentation : str
+        For packages: Markdown. Default: that of the package the model came from, or one written
+        of the model's card.
     overwrite : bool
         Replace an existing file.
 
@@ -63,14 +72,15 @@ def export_model(
     if not isinstance(model, Model):
         raise refuse_value(model, "a Model")
     path, kind = find_target(Path(path), to, overwrite=overwrite)
-    if image is not None and not kind.takes_image:
-        raise ConfigError(f"image: The format {kind.key!r} holds no test image. Leave it out.")
+    given = Attachments(cover, documentation, image)
+    if not kind.is_package:
+        _refuse(given, kind)
     check_finite(model.network, path)
     save: Any = find_writer(kind.key).save
-    options = {"image": image} if kind.takes_image else {}
+    attached = (model.attachments.with_given(given),) if kind.is_package else ()
     with whole_file(path) as temporary:
         try:
-            save(model.network, model.spec, temporary, **options)
+            save(model.network, model.spec, temporary, *attached)
         except ModelFileError as error:
             raise ModelFileError(f"{path}: {error}") from error
     return path
@@ -80,6 +90,17 @@ def find_target(path: Path, to: str | None, *, overwrite: bool) -> tuple[Path, K
     """Return the file that `export_model` would write, and its format; raises as that does."""
     kind = _choose(to, path)
     return check_target(path, kind, overwrite=overwrite), kind
+
+
+def _refuse(given: Attachments, kind: Kind) -> None:
+    values = {
+        "image": (given.image is not None, "test image"),
+        "cover": (bool(given.cover), "cover"),
+        "documentation": (bool(given.documentation), "documentation"),
+    }
+    for name, (is_given, what) in values.items():
+        if is_given:
+            raise ConfigError(f"{name}: The format {kind.key!r} holds no {what}. Leave it out.")
 
 
 def _choose(to: str | None, path: Path) -> Kind:

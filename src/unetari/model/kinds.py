@@ -21,8 +21,8 @@ class Kind:
     """What a file of this kind holds when it is written, in a few words; empty if none can be."""
     takes_folders: bool = False
     """Whether a folder can be a model of this kind."""
-    takes_image: bool = False
-    """Whether a test image is written with the model."""
+    is_package: bool = False
+    """Whether its card must be complete, and a test image, a cover and documentation come along."""
 
     @property
     def filter(self) -> str:
@@ -43,9 +43,9 @@ BIOIMAGEIO = Kind(
     "bioimageio",
     "BioImage.IO package",
     (".zip", ".yaml"),
-    "weights, test image, card and documentation for bioimage.io",
+    "weights, test image, cover, card and documentation for bioimage.io",
     takes_folders=True,
-    takes_image=True,
+    is_package=True,
 )
 
 KINDS = (NATIVE, BIOIMAGEIO, ONNX, TORCHSCRIPT, PT2, STATE_DICT)

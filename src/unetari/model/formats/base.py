@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import nn
 
@@ -10,6 +10,7 @@ from unetari.core.network import NetworkConfig
 from unetari.core.normalization import describe_intensities
 from unetari.core.spec import ModelSpec
 from unetari.model.architectures import find_architecture
+from unetari.model.attachments import Attachments
 from unetari.model.formats.entries import Found
 from unetari.model.weights import LoadOptions, Weights, build_network, infer_config
 
@@ -27,6 +28,8 @@ class Loaded:
     notes: tuple[str, ...] = ()
     sha256: str = ""
     """Hash of a model that is several files; empty for the hash of the one file."""
+    attachments: Attachments = field(default_factory=Attachments)
+    """What a package holds beside the model."""
 
 
 def load_bare(found: Found, options: LoadOptions) -> Loaded:

@@ -17,6 +17,7 @@ from unetari.core.spec import ModelSpec
 from unetari.errors import ConfigError, ModelFileError, NetworkError
 from unetari.model.formats.base import Loaded, note_on_intensities
 from unetari.model.formats.metadata import check_told
+from unetari.model.formats.wrappers import Wrapper
 from unetari.model.probe import Probe, probe_network
 from unetari.model.strips import LOUD, Blackbox
 from unetari.model.weights import LoadOptions
@@ -27,7 +28,7 @@ _MOST_VALUES = 2**27  # of the one image that a declared network is tried on
 _LARGEST_SIZE = 2**20
 
 
-class ForeignNetwork(nn.Module):
+class ForeignNetwork(Wrapper):
     """A program of torch behind the face of a module.
 
     Programs refuse hooks and changes of mode, so nothing looks inside.
@@ -50,6 +51,10 @@ class ForeignNetwork(nn.Module):
         """Compute the scores of a batch, (N, C, [Z,] Y, X)."""
         scores: Tensor = self.program(x)
         return scores
+
+    def unwrapped(self) -> nn.Module:
+        """Return the program."""
+        return self.program
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self.program._apply(fn)  # type: ignore[no-untyped-call]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
+from unetari.core.network import reach_of
 from unetari.core.spec import ModelSpec
 from unetari.errors import ModelFileError
 from unetari.model import kinds
@@ -19,14 +22,26 @@ from unetari.model.formats.foreign import Told, describe
 from unetari.model.formats.metadata import ENTRY, from_text, to_text
 from unetari.model.formats.onnx_checks import external_files, need, read_graph
 from unetari.model.formats.onnx_session import OnnxNetwork, Program
-from unetari.model.formats.tracing import cannot_write, export_program, quiet
+from unetari.model.formats.tracing import (
+    cannot_write,
+    example_input,
+    export_program,
+    holds_script,
+    quiet,
+)
+from unetari.model.formats.wrappers import onnx_graph, plain_module
 from unetari.model.weights import LoadOptions
 
 KIND = kinds.ONNX
 
 _IR_VERSION, _IR_FIELD = range(3, 32), 0x08
 _NEXT_FIELDS = frozenset({0x12, 0x1A, 0x22, 0x28, 0x32, 0x3A, 0x42, 0x72, 0xA2, 0xCA})
-OPSET = 18  # known to every onnxruntime since 1.14
+_NAMES: dict[str, Any] = {
+    "opset_version": 18,  # known to every onnxruntime since 1.14
+    "input_names": ["image"],
+    "output_names": ["scores"],
+    "verbose": False,
+}
 
 
 def sniff(path: Path) -> bool:
@@ -40,12 +55,26 @@ def sniff(path: Path) -> bool:
 def load(path: Path, options: LoadOptions) -> Loaded:
     """Open a graph with onnxruntime; no code of the file is run."""
     model = read_graph(path)
+    return _describe(path, model, _read_written(model), options)
+
+
+def load_described(path: Path, options: LoadOptions) -> Loaded | None:
+    """Open a graph beside which unetari wrote what it is; None if that is missing."""
+    model = read_graph(path)
+    written = _read_written(model)
+    return None if written is None else _describe(path, model, written, options)
+
+
+def _describe(path: Path, model: Any, written: ModelSpec | None, options: LoadOptions) -> Loaded:
     told = read_told(model)
     network = OnnxNetwork(make_program(path, model))
     network.check()
-    written = {entry.key: entry.value for entry in model.metadata_props}.get(ENTRY, "")
-    loaded = describe(network, from_text(written), told, options)
+    loaded = describe(network, written, told, options)
     return replace(loaded, sha256=_hash([path, *external_files(model, path.parent)]))
+
+
+def _read_written(model: Any) -> ModelSpec | None:
+    return from_text({entry.key: entry.value for entry in model.metadata_props}.get(ENTRY, ""))
 
 
 def _hash(paths: Sequence[Path]) -> str:
@@ -120,30 +149,61 @@ def _channels_of_first(model: Any, weights: dict[str, Any]) -> int | None:
 
 
 def save(network: nn.Module, spec: ModelSpec, path: Path) -> None:
-    """Write a network as a graph, the description beside it."""
+    """Write a network as a graph, the description beside it; an ONNX graph as it is."""
     onnx = need("onnx")
-    need("onnxscript")
-    import torch
+    model = onnx_graph(network)
+    if model is None:
+        model = _make_graph(network, spec)
+        _forget_origin(model)
+    for entry in [entry for entry in model.metadata_props if entry.key == ENTRY]:
+        model.metadata_props.remove(entry)
+    model.metadata_props.append(onnx.StringStringEntryProto(key=ENTRY, value=to_text(spec)))
+    path.write_bytes(model.SerializeToString(deterministic=True))
 
+
+def read_opset(content: bytes) -> int:
+    """Return which version of ONNX's operators a graph uses."""
+    model = need("onnx").ModelProto.FromString(content)
+    return int(next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx")))
+
+
+def _make_graph(network: nn.Module, spec: ModelSpec) -> Any:
+    module = plain_module(network)
+    if holds_script(module):
+        return _convert_script(module, spec)
+    need("onnxscript")
     program = export_program(network, spec.config)
     try:
         with quiet():
-            written = torch.onnx.export(
-                program,
-                dynamo=True,
-                opset_version=OPSET,
-                input_names=["image"],
-                output_names=["scores"],
-                verbose=False,
-            )
+            written = torch.onnx.export(program, dynamo=True, **_NAMES)
     except Exception as error:  # torch's exporter fails in many ways
         raise cannot_write(error) from error
     if written is None:
         raise cannot_write(RuntimeError("no graph was made"))
-    model = written.model_proto
-    _forget_origin(model)
-    model.metadata_props.append(onnx.StringStringEntryProto(key=ENTRY, value=to_text(spec)))
-    path.write_bytes(model.SerializeToString(deterministic=True))
+    return written.model_proto
+
+
+def _convert_script(module: nn.Module, spec: ModelSpec) -> Any:
+    """Return the graph of a TorchScript program, which only torch's older converter takes."""
+    stream = io.BytesIO()
+    reaches = reach_of(spec.config)
+    is_open = {
+        2 + axis: "zyx"[axis - len(reaches)] for axis, r in enumerate(reaches) if not r.largest
+    }
+    sizes = {0: "batch", **is_open}
+    try:
+        with quiet(), torch.no_grad():
+            torch.onnx.export(
+                module,
+                (example_input(spec.config),),
+                stream,  # type: ignore[arg-type]  # the older converter takes a stream
+                dynamo=False,
+                dynamic_axes=dict.fromkeys(("image", "scores"), sizes),
+                **_NAMES,
+            )
+    except Exception as error:  # torch's exporter fails in many ways
+        raise cannot_write(error) from error
+    return need("onnx").ModelProto.FromString(stream.getvalue())
 
 
 def _forget_origin(model: Any) -> None:

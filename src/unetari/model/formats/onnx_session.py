@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from unetari.errors import ModelFileError, NetworkError
 from unetari.model.formats.onnx_checks import need
+from unetari.model.formats.wrappers import Wrapper
 
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _FOLDER = "session.model_external_initializers_file_folder_path"
+_MOST_BYTES = 2**31 - 2**20  # the limit of protobuf, and room for the card
 _SILENT = 4  # fatal errors only: sizes that are not taken are no news
 _TYPES = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16}
 _TYPES["tensor(double)"] = torch.float64
@@ -34,6 +36,30 @@ class Program:
         self._content, self._folder = content, folder
         self._sessions: dict[tuple[str, int], Any] = {}
         self._lock = Lock()
+
+    def graph(self) -> Any:
+        """Return the graph, weights of other files included.
+
+        Raises
+        ------
+        ModelFileError
+            If those files are gone, or it is too large for one file.
+        """
+        onnx = need("onnx")
+        model = onnx.ModelProto.FromString(self._content)
+        try:
+            onnx.load_external_data_for_model(model, str(self._folder))
+        except (OSError, ValueError, onnx.checker.ValidationError) as error:
+            raise ModelFileError(
+                f"Its weights in other files cannot be read ({str(error)[:300]}). Load the model "
+                "again."
+            ) from error
+        if model.ByteSize() >= _MOST_BYTES:
+            raise ModelFileError(
+                "With its weights it is larger than 2 GiB, which no single ONNX file can be. Keep "
+                "its own files."
+            )
+        return model
 
     def session(self, device: torch.device) -> Any:
         """Return a session for a device; without onnxruntime's GPU package, one on the CPU.
@@ -67,7 +93,7 @@ class Program:
             ) from error
 
 
-class OnnxNetwork(nn.Module):
+class OnnxNetwork(Wrapper):
     """A module without parameters that hands its input to onnxruntime.
 
     Copies share the sessions: they hold nothing that a run changes.
@@ -85,6 +111,17 @@ class OnnxNetwork(nn.Module):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return type(self)(self._program)
+
+    def unwrapped(self) -> nn.Module:
+        """Raise: there is no module."""
+        raise ModelFileError(
+            "It is an ONNX graph, which holds no weights and layers that torch knows. Choose onnx "
+            "or bioimageio."
+        )
+
+    def onnx_graph(self) -> Any:
+        """Return the file."""
+        return self._program.graph()
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the scores of a batch, (N, C, [Z,] Y, X).

@@ -14,14 +14,9 @@ from torch import Tensor, nn
 from unetari.core.network import NetworkConfig, reach_of
 from unetari.core.sizes import Reach
 from unetari.errors import ModelFileError
-from unetari.model.formats.foreign import ForeignNetwork
+from unetari.model.formats.wrappers import plain_module
 
 _TALKATIVE = ("torch.onnx", "torch.export", "torch._export", "torch.fx", "onnxscript", "onnx_ir")
-
-
-def plain_module(network: nn.Module) -> nn.Module:
-    """Return the module that torch knows, without what unetari puts around it."""
-    return network.program if isinstance(network, ForeignNetwork) else network
 
 
 def example_input(config: NetworkConfig) -> Tensor:
@@ -44,20 +39,29 @@ def export_program(network: nn.Module, config: NetworkConfig) -> torch.export.Ex
     ModelFileError
         If torch cannot do that.
     """
+    module = plain_module(network)
+    if holds_script(module):
+        raise ModelFileError(
+            "It is a TorchScript program, which torch.export does not take. Choose torchscript, "
+            "onnx or bioimageio."
+        )
     sizes = {0: torch.export.Dim("batch", min=1)}
     for axis, reach in enumerate(reach_of(config)):
         if reach.largest is None:
             sizes[2 + axis] = _open_size("zyx"[axis - config.dim], reach)
     try:
         with quiet(), torch.no_grad():
-            program = torch.export.export(
-                plain_module(network), (example_input(config),), dynamic_shapes=(sizes,)
-            )
+            program = torch.export.export(module, (example_input(config),), dynamic_shapes=(sizes,))
     except Exception as error:  # torch fails in many ways
         raise cannot_write(error) from error
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # it names the folders of this machine
     return program
+
+
+def holds_script(module: nn.Module) -> bool:
+    """Whether a module is a TorchScript program, or one is part of it."""
+    return any(isinstance(part, torch.jit.ScriptModule) for part in module.modules())
 
 
 def _open_size(name: str, reach: Reach) -> Any:

@@ -240,6 +240,104 @@ def test_the_command_line_asks_and_writes(tmp_path: Path) -> None:
     np.testing.assert_array_equal(kept[0, 0], image)
 
 
+def test_on_a_terminal_what_is_missing_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from typer.testing import CliRunner
+
+    from unetari.cli import app, export
+
+    monkeypatch.setattr(export, "is_interactive", lambda: True)
+    source = str(save_model(Model.build(SMALL, seed=0), tmp_path / "m.safetensors"))
+    out = tmp_path / "p.zip"
+    lines = [
+        "",
+        "Nuclei in nothing",
+        "A. One; B. Two",
+        "do what you like",
+        "MIT",
+        "",
+        "C, 10.1000/182",
+    ]
+    done = CliRunner().invoke(
+        app,
+        ["export", source, "--out", str(out), "--name", "a test"],
+        input="\n".join([*lines, ""]),
+    )
+    assert done.exit_code == 0, done.stderr
+    assert "Name (" not in done.stderr
+    assert "is no SPDX identifier" in done.stderr
+    described = read_description(read_yaml(read(out, "rdf.yaml")))
+    assert described.card["name"] == "a test"
+    assert described.card["authors"] == ("A. One", "B. Two")
+    assert described.card["license"] == "MIT"
+    assert "C, 10.1000/182" in described.card["citations"][0]
+    again = CliRunner().invoke(app, ["export", str(out), "--out", str(tmp_path / "q.zip")])
+    assert again.exit_code == 0, again.stderr
+    assert "(" not in again.stderr, "nothing is missing now"
+
+
+PNG = iio.imwrite("<bytes>", np.zeros((8, 16, 3), np.uint8), extension=".png")
+JPEG = iio.imwrite("<bytes>", np.zeros((8, 16, 3), np.uint8), extension=".jpg")
+
+
+@pytest.mark.parametrize("picture", [PNG, JPEG], ids=["PNG", "JPEG"])
+def test_cover_documentation_and_test_image_are_handed_on(tmp_path: Path, picture: bytes) -> None:
+    image = np.random.default_rng(0).integers(0, 4000, (1, 64, 96), np.uint16)
+    given: dict[str, Any] = {"cover": picture, "documentation": "# Of my own\n", "image": image}
+    first = load_model(export_model(build(), tmp_path / "p.zip", **given))
+    assert not first.notes
+    changed = first.replace(license="MIT")
+    second = load_model(export_model(changed, tmp_path / "q.zip"))
+    assert second.spec == changed.spec
+    assert second.attachments.cover == picture
+    assert second.attachments.documentation == "# Of my own\n"
+    assert second.attachments.image is not None
+    np.testing.assert_array_equal(second.attachments.image, image)
+    suffix = "png" if picture is PNG else "jpg"
+    assert read(tmp_path / "q.zip", f"cover.{suffix}") == picture
+    assert read(tmp_path / "q.zip", "README.md") == b"# Of my own\n"
+
+
+def test_what_was_made_of_the_card_is_made_anew(package: Path, tmp_path: Path) -> None:
+    model = load_model(package).replace(description="Something else.", voxel_size=())
+    assert not model.attachments.cover
+    path = export_model(model, tmp_path / "p.zip")
+    assert "Something else." in read(path, "README.md").decode()
+    assert read(path, "cover.png") == read(package, "cover.png"), "of the same test image"
+
+
+@pytest.mark.parametrize(
+    ("option", "content", "reason"),
+    [
+        ("--cover", b"GIF89a", "no PNG or JPEG"),
+        ("--cover", b"\x89PNG\r\n\x1a\n" + bytes(2**22), "Make it smaller"),
+        ("--cover", None, "no file"),
+        ("--documentation", b"\xff\xfe", "no text"),
+        ("--documentation", b" \n", "is empty"),
+    ],
+)
+def test_files_that_cannot_come_along(
+    tmp_path: Path, option: str, content: bytes | None, reason: str
+) -> None:
+    path = tmp_path / "file"
+    if content is not None:
+        path.write_bytes(content)
+    done = run("nuclei-2d", "--out", str(tmp_path / "p.zip"), option, str(path))
+    assert done.exit_code == 1
+    assert reason in done.stderr
+    assert not (tmp_path / "p.zip").exists()
+
+
+def test_other_formats_hold_no_papers(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="holds no cover"):
+        export_model(build(), tmp_path / "m.pth", "state_dict", cover=PNG)
+    with pytest.raises(ConfigError, match="holds no documentation"):
+        export_model(build(), tmp_path / "m.pth", "state_dict", documentation="# Words")
+    with pytest.raises(ConfigError, match="no PNG or JPEG"):
+        export_model(build(), tmp_path / "m.zip", cover=b"GIF89a")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["2d", "3d", "nuclei-2d"])
 def test_bioimageio_core_finds_nothing_wrong(kind: str, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ class Example:
     """(classes, [Z,] Y, X), after postprocessing."""
 
 
-def read_array(package: Package, file: File) -> NDArray[Any]:
+def read_array(package: Package, file: File, limit: int = MAX_BYTES) -> NDArray[Any]:
     """Read a file in numpy's format, without pickles, and not larger than it is.
 
     Raises
@@ -45,7 +45,7 @@ def read_array(package: Package, file: File) -> NDArray[Any]:
     ModelFileError
         If it is another kind of file, or claims more values than it holds.
     """
-    content = package.read(file.name, limit=MAX_BYTES, sha256=file.sha256)
+    content = package.read(file.name, limit=limit, sha256=file.sha256)
     stream = io.BytesIO(content)
     try:
         version = np.lib.format.read_magic(stream)
@@ -63,6 +63,11 @@ def read_array(package: Package, file: File) -> NDArray[Any]:
             f"{file.name!r} is no array of numbers in numpy's format ({error}). Download the "
             "package again."
         ) from error
+
+
+def read_image(package: Package, file: File, layout: Layout, limit: int) -> NDArray[Any] | None:
+    """Return the test image of a package, (C, [Z,] Y, X); None if it has other axes than stated."""
+    return _ours(read_array(package, file, limit), layout)
 
 
 def read_example(

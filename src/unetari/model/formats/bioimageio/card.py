@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,11 +14,12 @@ from unetari.core.network import NetworkConfig, decides, reach_of
 from unetari.core.normalization import Normalization, describe_intensities
 from unetari.core.sizes import Reach
 from unetari.core.spec import ModelSpec
+from unetari.model.formats.bioimageio.attached import GENERATED
+from unetari.model.formats.bioimageio.description import OURS
 from unetari.model.formats.bioimageio.examples import smallest_size
-from unetari.model.formats.bioimageio.reading import OURS
 from unetari.model.summary import count_parameters
 
-DESCRIPTION, DOCUMENTATION, COVER = "rdf.yaml", "README.md", "cover.png"
+DESCRIPTION, DOCUMENTATION, COVER = "rdf.yaml", "README.md", "cover"
 TEST_INPUT, TEST_OUTPUT = "test_input.npy", "test_output.npy"
 ONNX, TORCHSCRIPT, OWN_MODEL = "weights.onnx", "weights.pt", "model.safetensors"
 
@@ -35,7 +36,9 @@ _PAPERS = {
 _AXES = {2: "yx", 3: "zyx"}
 
 
-def write_description(spec: ModelSpec, hashes: Mapping[str, str], opset: int) -> dict[str, Any]:
+def write_description(
+    spec: ModelSpec, hashes: Mapping[str, str], opset: int, generated: Collection[str] = ()
+) -> dict[str, Any]:
     """Return the fields of a description.
 
     Parameters
@@ -46,13 +49,14 @@ def write_description(spec: ModelSpec, hashes: Mapping[str, str], opset: int) ->
         SHA-256 of every file of the package.
     opset : int
         Version of ONNX's operators.
+    generated : collection of str
+        Which files were made of the model itself.
     """
-    from torch import __version__ as torch_version
 
     def file(name: str) -> dict[str, str]:
         return {"source": name, "sha256": hashes[name]}
 
-    attached = [name for name in hashes if name == OWN_MODEL]
+    weights = _weights({name: file(name) for name in (ONNX, TORCHSCRIPT) if name in hashes}, opset)
     dim = spec.config.dim
     return {
         "type": "model",
@@ -65,20 +69,26 @@ def write_description(spec: ModelSpec, hashes: Mapping[str, str], opset: int) ->
         "cite": list(_citations(spec)),
         "tags": list(dict.fromkeys([*spec.tags, *_tags(dim)])),
         "documentation": DOCUMENTATION,
-        "covers": [COVER],
-        "attachments": [file(name) for name in attached],
+        "covers": [name for name in hashes if name.startswith(f"{COVER}.")],
+        "attachments": [file(name) for name in hashes if name == OWN_MODEL],
         "inputs": [_input(spec, file(TEST_INPUT))],
         "outputs": [_output(spec, file(TEST_OUTPUT))],
-        "weights": {
-            "onnx": {**file(ONNX), "opset_version": opset},
-            "torchscript": {
-                **file(TORCHSCRIPT),
-                "pytorch_version": torch_version.partition("+")[0],
-                "parent": "onnx",
-            },
-        },
-        "config": {OURS: _own_fields(spec, attached)},
+        "weights": weights,
+        "config": {OURS: _own_fields(spec, hashes, generated)},
     }
+
+
+def _weights(files: Mapping[str, dict[str, str]], opset: int) -> dict[str, Any]:
+    from torch import __version__ as torch_version
+
+    weights: dict[str, Any] = {}
+    if ONNX in files:
+        weights["onnx"] = {**files[ONNX], "opset_version": opset}
+    if TORCHSCRIPT in files:
+        parent = {"parent": "onnx"} if weights else {}
+        version = torch_version.partition("+")[0]
+        weights["torchscript"] = {**files[TORCHSCRIPT], "pytorch_version": version, **parent}
+    return weights
 
 
 def to_yaml(description: Mapping[str, Any]) -> bytes:
@@ -91,9 +101,12 @@ def to_yaml(description: Mapping[str, Any]) -> bytes:
     return text.encode()
 
 
-def _own_fields(spec: ModelSpec, attached: list[str]) -> dict[str, Any]:
-    fields: dict[str, Any] = {"version": __version__}
-    fields |= {"model": attached[0]} if attached else {}
+def _own_fields(
+    spec: ModelSpec, names: Collection[str], generated: Collection[str]
+) -> dict[str, Any]:
+    fields: dict[str, Any] = {"version": __version__, GENERATED: list(generated)}
+    described = next((name for name in (OWN_MODEL, ONNX) if name in names), None)
+    fields |= {"model": described} if described else {}
     fields |= {"data_credit": spec.data_credit} if spec.data_credit else {}
     return fields | ({"training": _plain(spec.training)} if spec.training else {})
 

@@ -11,6 +11,9 @@ from pydantic import ValidationError
 
 from unetari.errors import MissingExtraError, ModelFileError
 
+OURS = "unetari"
+"""Where in `config` we say which file holds the model with all that we know of it."""
+
 _MAX_TEXT = 10_000  # of a description, shown to people
 _LARGEST = 2**20
 """Largest size, step, halo and offset that is believed, in voxels."""
@@ -109,6 +112,7 @@ class Description:
     card: Mapping[str, Any]
     """Fields of `ModelSpec`."""
     covers: tuple[File, ...]
+    documentation: File | None = None
 
 
 def read_description(content: dict[str, Any]) -> Description:
@@ -147,6 +151,7 @@ def read_description(content: dict[str, Any]) -> Description:
         config=dict(described.config.model_extra or {}),
         card=_card(described),
         covers=tuple(_file(cover) for cover in described.covers),
+        documentation=_file(described.documentation),
     )
 
 

@@ -15,12 +15,18 @@ from unetari.core.network import ForeignConfig
 from unetari.core.sizes import Reach
 from unetari.core.spec import ModelSpec
 from unetari.errors import ConfigError, ModelFileError, NetworkError
-from unetari.model.formats import native
+from unetari.model.formats import native, onnx_file
 from unetari.model.formats.base import Loaded
 from unetari.model.formats.bioimageio import arrays, axes, yaml_text
 from unetari.model.formats.bioimageio.arrays import Example
+from unetari.model.formats.bioimageio.attached import read_attachments
 from unetari.model.formats.bioimageio.axes import Layout
-from unetari.model.formats.bioimageio.description import Description, Tensor, read_description
+from unetari.model.formats.bioimageio.description import (
+    OURS,
+    Description,
+    Tensor,
+    read_description,
+)
 from unetari.model.formats.bioimageio.package import open_package
 from unetari.model.formats.bioimageio.pointwise import Packaged
 from unetari.model.formats.bioimageio.processing import (
@@ -39,9 +45,6 @@ from unetari.model.formats.foreign import Told, as_foreign
 from unetari.model.formats.metadata import check_told
 from unetari.model.probe import probe_network
 from unetari.model.weights import LoadOptions
-
-OURS = "unetari"
-"""Where in the description's `config` we say which file holds the model in our own format."""
 
 _ROUNDING = 1e-3
 _PLACEHOLDER = re.compile(r"(channel|class|c)?_?\d*", re.IGNORECASE)
@@ -76,18 +79,30 @@ def load(path: Path, options: LoadOptions) -> Loaded:
         description = read_description(yaml_text.read_yaml(content))
         source = Source(package, path, options)
         loaded = _load_own(source, description) or _load_foreign(source, description)
-        return replace(loaded, sha256="" if package.is_archive else package.sha256)
+        attachments, notes = read_attachments(package, description)
+        return replace(
+            loaded,
+            notes=(*loaded.notes, *notes),
+            sha256="" if package.is_archive else package.sha256,
+            attachments=attachments,
+        )
 
 
 def _load_own(source: Source, description: Description) -> Loaded | None:
-    """Load the model in our own format, if unetari made the package."""
+    """Load the file that holds all we know of the model, if unetari made the package."""
     ours = description.config.get(OURS)
     name = ours.get("model") if isinstance(ours, Mapping) else None
-    file = next((file for file in description.attachments if file.name == name), None)
+    weights = [
+        entry.file for key, entry in description.weights.items() if key == onnx_file.KIND.key
+    ]
+    file = next((file for file in (*description.attachments, *weights) if file.name == name), None)
     if file is None or not source.package.has(file.name):
         return None
-    with temporary_file(source.read(file), native.KIND.suffixes[0]) as path:
-        return native.load(path, source.options)
+    is_graph = file in weights
+    load_own = onnx_file.load_described if is_graph else native.load
+    suffix = (onnx_file if is_graph else native).KIND.suffixes[0]
+    with temporary_file(source.read(file), suffix) as path:
+        return load_own(path, source.options)
 
 
 def _load_foreign(source: Source, description: Description) -> Loaded:

@@ -20,28 +20,21 @@ from unetari.core.network import decides
 from unetari.core.normalization import fit_intensity
 from unetari.core.spec import ModelSpec
 from unetari.errors import ConfigError, MissingExtraError, ModelFileError
+from unetari.model.attachments import Attachments, picture_suffix
 from unetari.model.formats import native, onnx_file, torchscript
 from unetari.model.formats.bioimageio import card
 from unetari.model.formats.bioimageio.cover import draw_cover
 from unetari.model.formats.bioimageio.description import read_description
 from unetari.model.formats.bioimageio.examples import make_example
+from unetari.model.publishing import find_problems
 from unetari.model.unet import UNet
 
-_OPSET = onnx_file.OPSET
+_ANY_OPSET = 18  # until the graph is there
 _STAMP = (1980, 1, 1, 0, 0, 0)  # equal contents give equal archives
 _STORED = (".onnx", ".pt", ".safetensors", ".png")  # do not shrink
-_FLAGS = {
-    "name": ('name="nuclei in 2D"', '--name "nuclei in 2D"'),
-    "description": ('description="What it segments, in which images"', "--description TEXT"),
-    "authors": ('authors=("A. Author", "B. Author")', '--author "A. Author" (repeatable)'),
-    "license": ('license="CC-BY-4.0"', "--license CC-BY-4.0 (a SPDX identifier)"),
-}
-"""What a package cannot do without, and how it is given in Python and on the command line."""
 
 
-def save(
-    network: nn.Module, spec: ModelSpec, path: Path, image: NDArray[Any] | None = None
-) -> None:
+def save(network: nn.Module, spec: ModelSpec, path: Path, attached: Attachments) -> None:
     """Write a package: weights, test image and result, card, cover and documentation.
 
     Parameters
@@ -52,9 +45,8 @@ def save(
         With name, description, authors and licence.
     path : Path
         The zip archive.
-    image : ndarray, optional
-        The test image, (C, [Z,] Y, X), as it comes from a microscope; its middle is taken.
-        Default: a generated one.
+    attached : Attachments
+        The test image, whose middle is taken, cover and documentation; what is empty is made.
 
     Raises
     ------
@@ -70,18 +62,31 @@ def save(
     check_card(spec)
     _need_spec()
     names = (card.TEST_INPUT, card.TEST_OUTPUT, *_writers(network))
-    _check(card.write_description(spec, dict.fromkeys(names, "0" * 64), _OPSET))
-    example = _compute(network, spec, make_example(spec.config, image))
+    _check(card.write_description(spec, dict.fromkeys(names, "0" * 64), _ANY_OPSET))
+    example = _compute(network, spec, make_example(spec.config, attached.image))
+    papers, generated = _write_papers(spec, example, attached)
+    weights = _write_weights(network, spec)
     files = {
         card.TEST_INPUT: _npy(example.image[None]),
         card.TEST_OUTPUT: _npy(example.scores[None]),
-        card.COVER: draw_cover(example.image, example.scores, decides(spec.config)[0]),
-        card.DOCUMENTATION: card.write_documentation(spec).encode(),
-        **_write_weights(network, spec),
+        **papers,
+        **weights,
     }
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    description = card.to_yaml(card.write_description(spec, hashes, _OPSET))
-    _pack({card.DESCRIPTION: description, **files}, path)
+    opset = onnx_file.read_opset(weights[card.ONNX]) if card.ONNX in weights else _ANY_OPSET
+    description = card.write_description(spec, hashes, opset, generated)
+    _pack({card.DESCRIPTION: card.to_yaml(description), **files}, path)
+
+
+def draw_preview(network: nn.Module, spec: ModelSpec, image: NDArray[Any] | None) -> bytes:
+    """Return the cover that a package with this test image gets, a PNG.
+
+    Raises
+    ------
+    ShapeError
+        If the image does not fit the network.
+    """
+    return _draw(spec, _compute(network, spec, make_example(spec.config, image)))
 
 
 def check_card(spec: ModelSpec) -> None:
@@ -92,14 +97,14 @@ def check_card(spec: ModelSpec) -> None:
     ConfigError
         Naming everything that is missing, and how it is given.
     """
-    missing = [name for name in _FLAGS if not getattr(spec, name)]
-    if not missing:
+    problems = find_problems(spec)
+    if not problems:
         return
-    python = ", ".join(_FLAGS[name][0] for name in missing)
-    flags = ", ".join(_FLAGS[name][1] for name in missing)
+    python = ", ".join(f"{field.name}={field.python}" for field in problems)
+    options = ", ".join(field.option for field in problems)
     raise ConfigError(
-        f"A BioImage.IO package must say more than the model does: {', '.join(missing)}. Give it "
-        f"with model.replace({python}); on the command line with {flags}."
+        f"A BioImage.IO package must say more than the model does. {' '.join(problems.values())} "
+        f"Give it with model.replace({python}); on the command line with {options}."
     )
 
 
@@ -128,6 +133,24 @@ def _compute(network: nn.Module, spec: ModelSpec, image: NDArray[np.float32]) ->
     return _Example(image, scores.numpy())
 
 
+def _write_papers(
+    spec: ModelSpec, example: _Example, attached: Attachments
+) -> tuple[dict[str, bytes], list[str]]:
+    """Return cover and documentation by their names, and which of them are made of the model."""
+    cover = attached.cover or _draw(spec, example)
+    name = f"{card.COVER}{picture_suffix(cover)}"
+    if name == card.COVER:
+        raise ConfigError("cover: It is no PNG or JPEG. Save the picture as one of these.")
+    text = attached.documentation or card.write_documentation(spec)
+    generated = [] if attached.cover else [name]
+    generated += [] if attached.documentation else [card.DOCUMENTATION]
+    return {name: cover, card.DOCUMENTATION: text.encode()}, generated
+
+
+def _draw(spec: ModelSpec, example: _Example) -> bytes:
+    return draw_cover(example.image, example.scores, decides(spec.config)[0])
+
+
 def _npy(array: NDArray[Any]) -> bytes:
     stream = io.BytesIO()
     np.save(stream, np.ascontiguousarray(array, np.float32), allow_pickle=False)
@@ -141,11 +164,21 @@ def _writers(network: nn.Module) -> dict[str, Callable[[Any, ModelSpec, Path], o
 
 
 def _write_weights(network: nn.Module, spec: ModelSpec) -> dict[str, bytes]:
-    writers = _writers(network)
+    """Return the weights in all formats that the network can be written in."""
+    refused: list[str] = []
+    written: dict[str, bytes] = {}
     with tempfile.TemporaryDirectory(prefix="unetari-") as folder:
-        for name, write in writers.items():
-            write(network, spec, Path(folder, name))
-        return {name: Path(folder, name).read_bytes() for name in writers}
+        for name, write in _writers(network).items():
+            path = Path(folder, name)
+            try:
+                write(network, spec, path)
+            except ModelFileError as error:
+                refused.append(f"{name}: {error}")
+            else:
+                written[name] = path.read_bytes()
+    if not written:
+        raise ModelFileError(f"No weights that others run can be written. {' '.join(refused)}")
+    return written
 
 
 def _check(description: Mapping[str, Any]) -> None:
