@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from unetari.core.config import UP_MODES, UNetConfig
+from unetari.core.sizes import Reach
 from unetari.errors import ConfigError, UnetariError
 
 
@@ -101,14 +102,14 @@ def test_no_groups_without_group_normalization(normalization: str) -> None:
 def test_derived_values() -> None:
     config = UNetConfig(n_blocks=5, start_filters=64, out_channels=1)
     assert config.filters == (64, 128, 256, 512, 1024)
-    assert config.multiple == 16
+    assert Reach.of(config).multiple == 16
     assert config.n_classes == 2
     assert UNetConfig(out_channels=7).n_classes == 7
 
 
 def test_one_block_pools_nowhere() -> None:
     config = UNetConfig(n_blocks=1)
-    assert config.multiple == 1
+    assert Reach.of(config).multiple == 1
     assert config.filters == (32,)
 
 

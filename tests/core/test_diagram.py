@@ -12,7 +12,7 @@ from unetari import UNetConfig, draw_svg, plan_tiles
 from unetari.core.diagram import _PALETTES, Diagram, Rect, lay_out
 from unetari.core.diagram_words import Line, Run
 from unetari.core.levels import find_levels
-from unetari.core.sizes import SizeRule, valid_output_size
+from unetari.core.sizes import Reach, valid_output_size
 from unetari.errors import ConfigError, ShapeError
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -161,7 +161,7 @@ def test_a_size_is_wrong_exactly_where_it_is_odd_first(size: int, n_blocks: int)
 @settings(max_examples=60)
 def test_red_is_there_exactly_if_an_axis_does_not_fit(case: Case) -> None:
     config, shape = case
-    rule = SizeRule.of(config)
+    rule = Reach.of(config).rule
     misfits = [size for size in shape or () if not rule.allows(size)]
     levels = find_levels(config, shape) if shape else ()
     numbers = [
@@ -225,7 +225,7 @@ def test_valid_convolution_is_that_of_the_original_article() -> None:
 @settings(max_examples=20)
 def test_the_crop_is_half_of_what_the_encoder_has_more(n_blocks: int, extra: int) -> None:
     config = UNetConfig(n_blocks=n_blocks, conv_mode="valid")
-    size = SizeRule.of(config).smallest + extra * config.multiple
+    size = Reach.of(config).rule.smallest + extra * Reach.of(config).multiple
     levels = find_levels(config, (size, size))
     crops = [(above.encoder[0] - 2 * below.decoder[0]) // 2 for above, below in pairwise(levels)]
     assert [f"crop {crop}" for crop in crops] == [

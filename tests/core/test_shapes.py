@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from unetari.core.config import UNetConfig
 from unetari.core.shapes import Fix, ShapeReport, check_shape
-from unetari.core.sizes import SizeRule
+from unetari.core.sizes import Reach
 from unetari.core.source import ImageSource
 from unetari.errors import AxesError
 
@@ -191,7 +191,7 @@ CONFIGS = st.builds(
 def test_every_report_is_consistent(config: UNetConfig, axes: str, sizes: list[int]) -> None:
     shape = [3 if letter == "S" else size for letter, size in zip(axes, sizes, strict=False)]
     report = check_shape(config, shape, axes)
-    rule = SizeRule.of(config)
+    rule = Reach.of(config).rule
     for axis in report.axes:
         assert axis.fits == rule.allows(axis.size) == (axis.larger == axis.size)
         assert (axis.smaller or 0) <= axis.size <= axis.larger

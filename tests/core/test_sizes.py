@@ -14,7 +14,7 @@ from unetari.core.shapes import (
     receptive_field,
     valid_output_size,
 )
-from unetari.core.sizes import SizeRule, max_valid_blocks
+from unetari.core.sizes import Reach, max_valid_blocks
 from unetari.errors import ShapeError
 from unetari.model.unet import UNet
 
@@ -74,7 +74,7 @@ def test_refused_valid_size_names_the_nearest() -> None:
 
 def test_refused_tiny_valid_size_names_the_smallest() -> None:
     config = UNetConfig(n_blocks=5, conv_mode="valid")
-    smallest = SizeRule.of(config).smallest
+    smallest = Reach.of(config).rule.smallest
     with pytest.raises(ShapeError, match=f"do: {smallest}"):
         valid_output_size(10, config)
 
@@ -87,7 +87,7 @@ def test_same_convolution_keeps_the_size() -> None:
 
 def _output_size(network: UNet, size: int) -> int | None:
     """Return what a real pass gives, None where the network refuses or fails."""
-    width = SizeRule.of(network.config).smallest
+    width = Reach.of(network.config).rule.smallest
     try:
         with torch.inference_mode():
             return int(network(torch.zeros(1, 1, width, size)).shape[-1])
@@ -100,7 +100,7 @@ def _output_size(network: UNet, size: int) -> int | None:
 def test_sizes_are_those_the_network_takes(n_blocks: int, conv_mode: str) -> None:
     config = UNetConfig(n_blocks=n_blocks, conv_mode=conv_mode, start_filters=1)
     network = UNet(config).eval()
-    rule = SizeRule.of(config)
+    rule = Reach.of(config).rule
     for size in range(1, 70):
         expected = valid_output_size(size, config) if rule.allows(size) else None
         assert _output_size(network, size) == expected, size
@@ -112,7 +112,7 @@ def test_sizes_are_those_the_network_takes(n_blocks: int, conv_mode: str) -> Non
     conv_mode=st.sampled_from(["same", "valid"]),
 )
 def test_nearest_sizes_fit_and_are_nearest(size: int, n_blocks: int, conv_mode: str) -> None:
-    rule = SizeRule.of(UNetConfig(n_blocks=n_blocks, conv_mode=conv_mode, start_filters=1))
+    rule = Reach.of(UNetConfig(n_blocks=n_blocks, conv_mode=conv_mode, start_filters=1)).rule
     below, above = rule.below(size), rule.above(size)
     assert above >= size
     assert rule.allows(above)
@@ -126,17 +126,18 @@ def test_nearest_sizes_fit_and_are_nearest(size: int, n_blocks: int, conv_mode: 
 
 @given(size=st.integers(1, 2000))
 def test_most_blocks_with_valid_convolution(size: int) -> None:
-    blocks = max_valid_blocks(size)
-    taking = [n for n in range(1, 11) if SizeRule.valid(2 ** (n - 1)).allows(size)]
+    blocks = max_valid_blocks(size, UNetConfig())
+    networks = [UNetConfig(n_blocks=n, start_filters=1, conv_mode="valid") for n in range(1, 11)]
+    taking = [c.n_blocks for c in networks if Reach.of(c).rule.allows(size)]
     assert blocks == max(taking, default=0)
 
 
 def _probe(config: UNetConfig) -> int:
     """Widest dependence of central outputs on the inputs, found by spreading NaN along X."""
-    multiple = config.multiple
+    multiple = Reach.of(config).multiple
     reach = receptive_field(config) + 4 * multiple
-    size = SizeRule.of(config).above(2 * reach)
-    height = SizeRule.of(config).smallest
+    size = Reach.of(config).rule.above(2 * reach)
+    height = Reach.of(config).rule.smallest
     depth = [height] * (config.dim - 2)
     network = UNet(config).eval()
     image = torch.zeros(1, 1, *depth, height, size)

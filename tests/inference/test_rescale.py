@@ -19,6 +19,7 @@ import unetari.inference.rescale as rescale_module
 from unetari import predict, predict_tiles
 from unetari.core.network import reach_of
 from unetari.core.scaling import Scaling
+from unetari.core.sizes import Reach
 from unetari.core.source import ImageSource
 from unetari.core.tiles import Span, read_mirrored
 from unetari.errors import OutOfMemoryError, ShapeError
@@ -117,7 +118,7 @@ def check(model: Model, image: NDArray[np.float32], scale: Sequence[float]) -> N
     dim = model.spec.config.dim
     axes = "ZYX"[-dim:]
     smallest = reach_of(model.spec.config, rim=1)[0].smallest_tile
-    tile = [smallest + 4 * model.spec.config.multiple] * dim
+    tile = [smallest + 4 * Reach.of(model.spec.config).multiple] * dim
     tiled = predict(image, model, axes=axes, scale=scale, tile_shape=tile, scores=True)
     assert tiled.scores is not None
     expected = whole_pass(model, image, scale)

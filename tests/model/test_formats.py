@@ -64,6 +64,7 @@ def test_told_by_the_weights(tmp_path: Path, dim: int, up_mode: str) -> None:
         )
         # What weights cannot tell is given; what they can tell must need no option.
         options: dict[str, Any] = {"activation": "relu", "conv_mode": "same"}
+        options["block_order"] = "conv-act-norm"
         if normalization != "batch":
             options["normalization"] = normalization
         if config.up_mode != "transposed":

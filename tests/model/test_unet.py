@@ -6,14 +6,17 @@ import json
 from contextlib import suppress
 from itertools import product
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from unetari.core.config import UP_MODES, UNetConfig
+from unetari.core.config import UP_MODES, BlockOrder, UNetConfig
+from unetari.core.sizes import Reach
 from unetari.errors import ConfigError, ShapeError
+from unetari.model.checkpoint import Model, load_model, save_model
 from unetari.model.unet import UNet, autocrop
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -85,9 +88,9 @@ def test_a_size_runs_or_is_refused(n_blocks: int, conv_mode: str, normalization:
         with suppress(ShapeError):  # and no other error
             assert min(evaluate(config, size, size).shape) >= 1
             accepted.append(size)
-    assert accepted[-1] >= 64 - config.multiple
+    assert accepted[-1] >= 64 - Reach.of(config).multiple
     if conv_mode == "same" and normalization == "none":
-        assert accepted == list(range(config.multiple, 64, config.multiple))
+        assert accepted == list(range(Reach.of(config).multiple, 64, Reach.of(config).multiple))
 
 
 def test_defaults_are_those_of_the_article() -> None:
@@ -182,3 +185,31 @@ def test_gradients_reach_every_used_weight() -> None:
     network = UNet(n_blocks=2, start_filters=2, up_mode="nearest")
     network(torch.rand(2, 1, 8, 8)).square().mean().backward()
     assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+def test_order_of_activation_and_normalization() -> None:
+    torch.manual_seed(0)
+    config = UNetConfig(n_blocks=1, start_filters=4, out_channels=4)
+    unets = {
+        order: UNet(config.replace(block_order=order)).eval() for order in get_args(BlockOrder)
+    }
+    weights = unets["conv-act-norm"].state_dict()
+    weights["down_blocks.0.norm2.bias"] -= 0.5  # below zero, where the two orders differ
+    weights["conv_final.weight"] = torch.eye(4)[:, :, None, None]
+    features = {}
+    for order, unet in unets.items():
+        unet.load_state_dict(weights)
+        features[order] = unet(torch.randn(1, 1, 9, 9))
+    assert features["conv-act-norm"].min() < 0
+    assert features["conv-norm-act"].min() == 0
+
+
+@pytest.mark.parametrize("order", get_args(BlockOrder))
+def test_the_order_is_told_for_bare_weights_and_kept_in_files(
+    tmp_path: Path, order: BlockOrder
+) -> None:
+    model = Model.build(UNetConfig(n_blocks=2, start_filters=2, block_order=order), seed=0)
+    torch.save(model.network.state_dict(), tmp_path / "bare.pt")
+    bare = load_model(tmp_path / "bare.pt", block_order=order)
+    own = load_model(save_model(model, tmp_path / "own.safetensors"))
+    assert bare.spec.config == own.spec.config == model.spec.config

@@ -35,7 +35,7 @@ AssumeOption: TypeAlias = Annotated[
     typer.Option(
         "--assume",
         metavar="OPTION=VALUE",
-        help="What bare weights do not tell: activation, conv_mode, up_mode, normalization, and "
+        help="What bare weights do not tell: activation, conv_mode, up_mode, block_order, normalization, and "
         "of other programs' networks layer_order, pool_size, full_norm, classes; entry "
         "chooses among several; what programs do not tell: dim, in_channels, classes, output. "
         "Repeatable.",

@@ -19,6 +19,7 @@ from unetari.errors import ConfigError
 
 Activation = Literal["relu", "leaky", "elu"]
 ConvMode = Literal["same", "valid"]
+BlockOrder = Literal["conv-act-norm", "conv-norm-act"]
 Dim = Literal[2, 3]
 UpMode = Literal["transposed", "nearest", "bilinear", "trilinear", "bicubic"]
 
@@ -99,6 +100,12 @@ class UNetConfig(FrozenModel):
     """Number of spatial dimensions."""
     up_mode: UpMode = "transposed"
     """Transposed convolution, or interpolation followed by a 1x1 convolution."""
+    block_order: BlockOrder = "conv-act-norm"
+    """Order of activation and normalization after a convolution; the article's is
+    "conv-act-norm". With "conv-norm-act", batch normalization costs nothing in prediction."""
+    planar_blocks: tuple[Integer, ...] = ()
+    """Blocks, from 0, with 1x3x3 convolutions and 1x2x2 pooling, which leave z alone: for volumes
+    of thick slices. 3D only."""
 
     @model_validator(mode="before")
     @classmethod
@@ -117,6 +124,7 @@ class UNetConfig(FrozenModel):
             )
         if self.normalization not in ("none", "batch", "instance"):
             self._check_groups()
+        self._check_planar_blocks()
         if self.filters[-1] > 65536:
             raise ValueError(
                 f"n_blocks={self.n_blocks} with start_filters={self.start_filters} needs "
@@ -140,6 +148,23 @@ class UNetConfig(FrozenModel):
                 f"{', '.join(map(str, choices))}, or another start_filters."
             )
 
+    def _check_planar_blocks(self) -> None:
+        if not self.planar_blocks:
+            return
+        if self.dim != 3:
+            raise ValueError(
+                f"planar_blocks={self.planar_blocks} need a network with dim=3: in 2D every block "
+                "is planar. Leave them out."
+            )
+        choices = range(self.n_blocks)
+        if sorted(set(self.planar_blocks)) != list(self.planar_blocks) or not set(
+            self.planar_blocks
+        ) <= set(choices):
+            raise ValueError(
+                f"planar_blocks={self.planar_blocks} must be different blocks among "
+                f"{', '.join(map(str, choices))}, in ascending order, such as (0, 1)."
+            )
+
     @property
     def groups(self) -> int | None:
         """Number of groups of a group normalization, else None."""
@@ -151,10 +176,15 @@ class UNetConfig(FrozenModel):
         """Number of filters per block, from the first to the deepest."""
         return tuple(self.start_filters * 2**level for level in range(self.n_blocks))
 
-    @property
-    def multiple(self) -> int:
-        """Size multiple at which every level pools evenly: 2**(n_blocks - 1)."""
-        return 1 << (self.n_blocks - 1)
+    def with_blocks(self, n_blocks: int) -> UNetConfig:
+        """Return a copy with another number of blocks; planar ones that it lacks are dropped."""
+        planar = tuple(block for block in self.planar_blocks if block < n_blocks)
+        return self.replace(n_blocks=n_blocks, planar_blocks=planar)
+
+    def to_2d(self) -> UNetConfig:
+        """Return the options of a 2D network that are nearest to these."""
+        up_mode = "bilinear" if self.up_mode == "trilinear" else self.up_mode
+        return self.replace(dim=2, up_mode=up_mode, planar_blocks=())
 
     @property
     def tiles_exactly(self) -> bool:

@@ -12,6 +12,8 @@ from typing import Literal
 
 from unetari.core.config import UNetConfig
 from unetari.core.levels import Level, find_levels
+from unetari.core.sizes import axis_levels
+from unetari.core.stencils import AxisLevel
 from unetari.core.tiles import plan_tiles
 
 Role = Literal[
@@ -113,8 +115,19 @@ def _label(text: str, role: Role = "text") -> Line:
     return Line((Run(text, role),), size=11)
 
 
-def _kernel(config: UNetConfig, size: int) -> str:
-    return _TIMES.join([str(size)] * config.dim)
+def _kernel(config: UNetConfig, size: int, level: int) -> str:
+    sizes = [size] * config.dim
+    if level in config.planar_blocks:
+        sizes[0] = 1
+    return _TIMES.join(map(str, sizes))
+
+
+def _crop(levels: Sequence[AxisLevel], level: int) -> int:
+    """Return the voxels per side that valid convolution takes below a level, at its resolution."""
+    if level == len(levels) - 2:
+        return levels[level].pool * levels[-1].encoder
+    below = levels[level + 1]
+    return levels[level].pool * (below.encoder + _crop(levels, level + 1) + below.decoder)
 
 
 def _sizes(sizes: Sequence[int]) -> str:
@@ -154,10 +167,10 @@ class Words:
         filters = self.config.filters
         before = filters[level - 1] if level else self.config.in_channels
         wrong = self.wrong(level)
-        pool = _label(f"max pool {_kernel(self.config, 2)}")
+        pool = _label(f"max pool {_kernel(self.config, 2, level)}")
         return Row(
-            left=(*self.block(before, filters[level]), *self.encoder_sizes(level)),
-            right=(*self.block(2 * filters[level], filters[level]), *self.decoder_sizes(level)),
+            left=(*self.block(before, level), *self.encoder_sizes(level)),
+            right=(*self.block(2 * filters[level], level), *self.decoder_sizes(level)),
             roles=("encoder", "decoder"),
             skip=self.skip(level),
             below=((pool, _label(wrong, "alert")) if wrong else (pool,), self.up(level)),
@@ -178,7 +191,7 @@ class Words:
         """Return the last convolution and what comes out."""
         config = self.config
         channels = f"{config.start_filters} {_ARROW} {config.out_channels}"
-        last = f"conv {_kernel(config, 1)}, {channels}"
+        last = f"conv {_kernel(config, 1, 0)}, {channels}"
         lines = [_head(f"Labels, {config.n_classes} classes"), _plain(last)]
         if self.shape is not None:
             cropped = "cropped " if self.is_padded else ""
@@ -189,25 +202,28 @@ class Words:
         """Return the block at the bottom, which has room for longer lines."""
         config = self.config
         before = config.filters[-2] if config.n_blocks > 1 else config.in_channels
-        head, *operations = self.block(before, config.filters[-1])
-        joined = _plain(", ".join(line.text for line in operations))
         level = config.n_blocks - 1
+        head, *operations = self.block(before, level)
+        joined = _plain(", ".join(line.text for line in operations))
         wrong = self.wrong(level)
         reason = [_plain(wrong, "alert")] if wrong else []
         return head, joined, *self.encoder_sizes(level), *reason
 
-    def block(self, before: int, after: int) -> tuple[Line, ...]:
+    def block(self, before: int, level: int) -> tuple[Line, ...]:
         """Return the channels and the two convolutions of a block."""
         config = self.config
+        after = config.filters[level]
         mode = ", valid" if config.conv_mode == "valid" else ""
         parts = [_ACTIVATIONS[config.activation]]
         if config.groups is not None:
             parts.append(f"group norm ({config.groups})")
         elif config.normalization != "none":
             parts.append(f"{config.normalization} norm")
+        if config.block_order == "conv-norm-act":
+            parts.reverse()
         return (
             _head(f"{before} {_ARROW} {_count(after, 'channel')}"),
-            _plain(f"2 {_TIMES} conv {_kernel(config, 3)}{mode}"),
+            _plain(f"2 {_TIMES} conv {_kernel(config, 3, level)}{mode}"),
             _plain(", ".join(parts)),
         )
 
@@ -216,17 +232,18 @@ class Words:
         config = self.config
         channels = f"{config.filters[level + 1]} {_ARROW} {config.filters[level]}"
         if config.up_mode == "transposed":
-            return _label(f"transposed conv {_kernel(config, 2)}"), _label(channels)
-        convolution = f"conv {_kernel(config, 1)}, {channels}"
-        return _label(f"{config.up_mode} {_TIMES}2"), _label(convolution)
+            return _label(f"transposed conv {_kernel(config, 2, level)}"), _label(channels)
+        convolution = f"conv {_kernel(config, 1, level)}, {channels}"
+        factor = _kernel(config, 2, level) if level in config.planar_blocks else "2"
+        return _label(f"{config.up_mode} {_TIMES}{factor}"), _label(convolution)
 
     def skip(self, level: int) -> tuple[Line, ...]:
         """Return what happens to the encoder's features on the way to the decoder."""
         if self.config.conv_mode == "same":
             return (_label("skip"),)
-        # 4 voxels above the deepest block; each level doubles them and adds the
-        # convolutions of two blocks.
-        crop = 12 * 2 ** (self.config.n_blocks - 2 - level) - 8
+        axes = range(-self.config.dim, 0)
+        crops = [_crop(axis_levels(self.config, axis), level) for axis in axes]
+        crop = _sizes(crops if len(set(crops)) > 1 else crops[:1])
         return _label("skip"), _label(f"crop {crop}"), _label("per side")
 
     def encoder_sizes(self, level: int) -> tuple[Line, ...]:

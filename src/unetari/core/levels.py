@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from unetari.core.config import UNetConfig
-from unetari.core.sizes import SizeRule
+from unetari.core.sizes import Reach, axis_levels
 from unetari.core.tiles import plan_tiles
 
 
@@ -52,8 +52,10 @@ def find_levels(config: UNetConfig, shape: Sequence[int]) -> tuple[Level, ...]:
     (255, 256) ('odd', '') (256, 256)
     (None, 128) ('', '') (128, 128)
     """
-    plain = [list(_plain_sizes(size, config)) for size in shape]
-    runs = [_run_sizes(size, config) for size in plan_tiles(shape, config).tile_shape]
+    axes = range(-len(shape), 0)
+    plain = [list(_plain_sizes(size, config, axis)) for axis, size in zip(axes, shape, strict=True)]
+    tile = plan_tiles(shape, config).tile_shape
+    runs = [_run_sizes(size, config, axis) for axis, size in zip(axes, tile, strict=True)]
     return tuple(
         Level(
             plain=tuple(axis[level][0] for axis in plain),
@@ -65,38 +67,40 @@ def find_levels(config: UNetConfig, shape: Sequence[int]) -> tuple[Level, ...]:
     )
 
 
-def _loss(config: UNetConfig) -> int:
-    """Voxels that the two convolutions of a block take from an axis."""
-    return 4 if config.conv_mode == "valid" else 0
+def _loss(config: UNetConfig, radius: int) -> int:
+    """Voxels that the convolutions of a block, of this summed radius, take from an axis."""
+    return 2 * radius if config.conv_mode == "valid" else 0
 
 
-def _plain_sizes(size: int, config: UNetConfig) -> Iterator[tuple[int | None, str]]:
+def _plain_sizes(size: int, config: UNetConfig, axis: int) -> Iterator[tuple[int | None, str]]:
     """Yield the size on each level, and what is wrong with it."""
-    fits = SizeRule.of(config).allows(size)
+    fits = Reach.of(config, axis).rule.allows(size)
+    levels = axis_levels(config, axis)
     failed = False
-    for level in range(config.n_blocks):
+    for level in levels:
         if failed:
             yield None, ""
             continue
-        is_deepest = level == config.n_blocks - 1
-        size = max(0, size - _loss(config))
+        is_deepest = level is levels[-1]
+        size = max(0, size - _loss(config, level.encoder))
         wrong = ""
         if size < 1 or (is_deepest and not fits):
             wrong = "too small"  # on the deepest level: for the way up
-        elif not is_deepest and size % 2:
+        elif not is_deepest and size % level.pool:
             wrong = "odd"
         yield size, wrong
         failed = bool(wrong)
-        size //= 2
+        size //= level.pool
 
 
-def _run_sizes(size: int, config: UNetConfig) -> tuple[list[int], list[int]]:
+def _run_sizes(size: int, config: UNetConfig, axis: int) -> tuple[list[int], list[int]]:
     """Return the sizes on each level in the encoder and in the decoder; `size` fits."""
-    loss = _loss(config)
-    down = [size - loss]
-    while len(down) < config.n_blocks:
-        down.append(down[-1] // 2 - loss)
+    levels = axis_levels(config, axis)
+    down = []
+    for level in levels:
+        down.append(size - _loss(config, level.encoder))
+        size = down[-1] // level.pool
     up = [down[-1]]
-    while len(up) < config.n_blocks:
-        up.insert(0, 2 * up[0] - loss)
+    for level in reversed(levels[:-1]):
+        up.insert(0, level.pool * up[0] - _loss(config, level.decoder))
     return down, up

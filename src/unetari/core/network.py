@@ -67,7 +67,7 @@ def reach_of(config: NetworkConfig, rim: int = 0) -> tuple[Reach, ...]:
     """
     if isinstance(config, ForeignConfig):
         return tuple(reach.with_rim(rim) for reach in config.reach)
-    return (Reach.of(config, rim),) * config.dim
+    return tuple(Reach.of(config, axis, rim) for axis in range(-config.dim, 0))
 
 
 def decides(config: NetworkConfig) -> tuple[Literal["exclusive", "independent"], bool]:

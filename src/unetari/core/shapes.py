@@ -20,6 +20,7 @@ from unetari.core.sizes import (
     Reach,
     compute_max_depth,
     compute_possible_shapes,
+    even_sizes,
     max_valid_blocks,
     receptive_field,
     valid_output_size,
@@ -40,6 +41,7 @@ __all__ = [
 FixKind = Literal[
     "pad", "n_blocks", "slice_by_slice", "channel", "grey", "in_channels", "rescale", "own_size"
 ]
+_AXES = {"Z": -3, "Y": -2, "X": -1}
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class AxisReport:
     multiple: int
     """Size multiple of the network."""
     levels: tuple[int, ...]
-    """Sizes per level while pooling stays even, see `compute_max_depth`."""
+    """Sizes per level while pooling stays even, see `even_sizes`."""
     max_level: int
     """Deepest level of `levels`."""
     max_blocks: int
@@ -169,7 +171,7 @@ def check_shape(
     factors = (1.0,) * config.dim if scale is None else check_factors(scale, config.dim)
     per_axis = zip("ZYX"[-config.dim :], reach_of(config), factors, strict=True)
     reports = tuple(
-        _check_axis(reach, letter, AxisScaling(source.size[letter], factor).rescaled_size)
+        _check_axis(config, reach, letter, AxisScaling(source.size[letter], factor).rescaled_size)
         for letter, reach, factor in per_axis
         if source.size.get(letter)
     )
@@ -233,9 +235,10 @@ def _check_channels(config: NetworkConfig, source: ImageSource) -> tuple[list[st
     ], fixes
 
 
-def _check_axis(reach: Reach, letter: str, size: int) -> AxisReport:
-    rule = reach.rule
-    levels = tuple(compute_max_depth(size))
+def _check_axis(config: NetworkConfig, reach: Reach, letter: str, size: int) -> AxisReport:
+    rule, axis = reach.rule, _AXES[letter]
+    unet = config if isinstance(config, UNetConfig) else UNetConfig(dim=config.dim)
+    levels = tuple(even_sizes(size, unet, axis))
     smaller, larger = rule.below(size), rule.above(size)
     is_valid = rule.loss > 0
     thin = size < rule.smallest if is_valid else 1 < rule.multiple >= size
@@ -245,7 +248,7 @@ def _check_axis(reach: Reach, letter: str, size: int) -> AxisReport:
         multiple=rule.multiple,
         levels=levels,
         max_level=len(levels) - 1,
-        max_blocks=max_valid_blocks(size) if is_valid else len(levels),
+        max_blocks=max_valid_blocks(size, unet, axis) if is_valid else len(levels),
         smaller=smaller,
         larger=larger,
         pad=rule.above(size + 2 * rule.loss) - size,
@@ -279,17 +282,17 @@ def _depth_fixes(
         yield Fix("n_blocks", blocks, f"Use {blocks} blocks: every size is then taken as it is")
     if not thin:
         return
-    enough = _deepest_network(config, min(axis.size for axis in thin))
+    enough = min(_deepest_network(config, axis.axis, axis.size) for axis in thin)
     if enough and not (fewer_fit and enough == blocks):
         names = _join([axis.axis for axis in thin])
         yield Fix("n_blocks", enough, f"Use {_count(enough, 'block')}, which suits a short {names}")
 
 
-def _deepest_network(config: UNetConfig, size: int) -> int:
+def _deepest_network(config: UNetConfig, letter: str, size: int) -> int:
     """Return the most blocks for which an axis of this size is not thin, 0 if none."""
     for blocks in range(config.n_blocks - 1, 0, -1):
-        shallower = config.replace(n_blocks=blocks)
-        if not _check_axis(Reach.of(shallower), "Z", size).thin:
+        shallower = config.with_blocks(blocks)
+        if not _check_axis(shallower, Reach.of(shallower, _AXES[letter]), letter, size).thin:
             return blocks
     return 0
 

@@ -5,20 +5,31 @@ Everything here is arithmetic on sizes and options.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
-from unetari.core.config import UNetConfig, UpMode
+from unetari.core.config import UNetConfig
+from unetari.core.stencils import (
+    COPY,
+    CUBIC,
+    LINEAR,
+    AxisLevel,
+    count_spoilt,
+    find_inputs,
+    find_multiple,
+    find_valid_size,
+)
 from unetari.errors import ShapeError
 
 _MAX_BLOCKS = 10
-_CONVOLUTION_RADIUS = 2  # two 3x3 convolutions per block
-_INTERPOLATION = {
-    # First and last coarse voxel that fine voxel 2k, and 2k + 1, is made of, less k.
-    "transposed": ((0, 0), (0, 0)),
-    "nearest": ((0, 0), (0, 0)),
-    "bilinear": ((-1, 0), (0, 1)),
-    "trilinear": ((-1, 0), (0, 1)),
-    "bicubic": ((-2, 1), (-1, 2)),
+_CONVOLUTION_RADIUS = 2  # two convolutions of kernel 3 per block
+_STENCILS = {
+    "transposed": COPY,
+    "nearest": COPY,
+    "bilinear": LINEAR,
+    "trilinear": LINEAR,
+    "bicubic": CUBIC,
 }
 
 
@@ -93,14 +104,50 @@ def _check_positive(**values: int) -> None:
             raise ShapeError(f"{name}={value} must be at least 1.")
 
 
-def receptive_field(config: UNetConfig) -> int:
-    """Compute how many input voxels, per axis, one output voxel depends on at most.
+@lru_cache(maxsize=256)
+def axis_levels(config: UNetConfig, axis: int = -1) -> tuple[AxisLevel, ...]:
+    """Return the levels of a U-Net on one axis, from the image's resolution to the deepest.
+
+    Parameters
+    ----------
+    config : UNetConfig
+        The network.
+    axis : int
+        Spatial axis, counted from the end of ([z,] y, x).
+
+    Returns
+    -------
+    tuple of AxisLevel
+        One per block. Along z, planar blocks convolve and pool nothing.
+    """
+    planar = config.planar_blocks if axis == -3 else ()
+    stencil = _STENCILS[config.up_mode]
+    levels = []
+    for block in range(config.n_blocks):
+        radius = 0 if block in planar else _CONVOLUTION_RADIUS
+        is_deepest = block == config.n_blocks - 1
+        levels.append(
+            AxisLevel(
+                encoder=radius,
+                decoder=0 if is_deepest else radius,
+                pool=1 if block in planar else 2,
+                stencil=stencil,
+            )
+        )
+    return tuple(levels)
+
+
+def receptive_field(config: UNetConfig, axis: int = -1) -> int:
+    """Compute how many input voxels, on one axis, one output voxel depends on at most.
 
     Parameters
     ----------
     config : UNetConfig
         The network. Statistics of instance and group normalization, which see
         everything, are not counted.
+    axis : int
+        Spatial axis, counted from the end of ([z,] y, x). Only planar blocks make
+        a difference.
 
     Returns
     -------
@@ -113,36 +160,12 @@ def receptive_field(config: UNetConfig) -> int:
     >>> receptive_field(UNetConfig(n_blocks=1)), receptive_field(UNetConfig(n_blocks=2))
     (5, 18)
     """
-    return max(_count_inputs(position, config) for position in range(config.multiple))
+    levels = axis_levels(config, axis)
+    inputs = (find_inputs(levels, at, at) for at in range(find_multiple(levels)))
+    return max(last - first + 1 for first, last in inputs)
 
 
-def _count_inputs(position: int, config: UNetConfig) -> int:
-    """Follow an output voxel back through the deepest path, which spans all others."""
-    first, last = position - 2, position + 2
-    for _ in range(config.n_blocks - 1):
-        first, last = upsampling_inputs(first, last, config.up_mode)
-        first, last = first - 2, last + 2
-    for _ in range(config.n_blocks - 1):
-        first, last = 2 * first - 2, 2 * last + 1 + 2
-    return last - first + 1
-
-
-def upsampling_inputs(first: int, last: int, up_mode: UpMode) -> tuple[int, int]:
-    """Return the first and last coarse voxel that fine voxels `first` to `last` are made of.
-
-    Examples
-    --------
-    >>> upsampling_inputs(0, 3, "nearest"), upsampling_inputs(0, 3, "bilinear")
-    ((0, 1), (-1, 2))
-    """
-    stencils = _INTERPOLATION[up_mode]
-    return (
-        first // 2 + stencils[first % 2][0],
-        last // 2 + stencils[last % 2][1],
-    )
-
-
-def valid_output_size(size: int, config: UNetConfig) -> int:
+def valid_output_size(size: int, config: UNetConfig, axis: int = -1) -> int:
     """Compute the output size of one plain pass.
 
     Parameters
@@ -151,6 +174,9 @@ def valid_output_size(size: int, config: UNetConfig) -> int:
         Input size of an axis, in voxels.
     config : UNetConfig
         The network.
+    axis : int
+        Spatial axis, counted from the end of ([z,] y, x). Only planar blocks make
+        a difference.
 
     Returns
     -------
@@ -167,7 +193,7 @@ def valid_output_size(size: int, config: UNetConfig) -> int:
     >>> valid_output_size(572, UNetConfig(n_blocks=5, conv_mode="valid"))
     388
     """
-    rule = SizeRule.of(config)
+    rule = Reach.of(config, axis).rule
     if not rule.allows(size):
         smaller, larger = rule.below(size), rule.above(size)
         raise ShapeError(
@@ -178,6 +204,25 @@ def valid_output_size(size: int, config: UNetConfig) -> int:
     return size - 2 * rule.loss
 
 
+def even_sizes(size: int, config: UNetConfig, axis: int = -1) -> list[int]:
+    """List the sizes an axis has on each level, while pooling stays even.
+
+    As `compute_max_depth`, with planar blocks, which do not pool z. Blocks that the
+    network lacks are taken to pool.
+
+    Examples
+    --------
+    >>> even_sizes(30, UNetConfig(dim=3, planar_blocks=(0, 1)), axis=-3)
+    [30, 30, 30, 15]
+    """
+    planar = config.planar_blocks if axis == -3 else ()
+    sizes = compute_max_depth(size)
+    for block in sorted(planar):
+        if block < len(sizes):
+            sizes.insert(block, sizes[block])
+    return sizes
+
+
 @dataclass(frozen=True)
 class SizeRule:
     """The sizes that fit a network: from `smallest` on, in steps of `multiple`."""
@@ -186,22 +231,6 @@ class SizeRule:
     smallest: int
     loss: int
     """Voxels a pass loses per side."""
-
-    @classmethod
-    def of(cls, config: UNetConfig) -> SizeRule:
-        """Return the rule of a network."""
-        if config.conv_mode == "same":
-            return cls(config.multiple, config.multiple, 0)
-        return cls.valid(config.multiple)
-
-    @classmethod
-    def valid(cls, multiple: int) -> SizeRule:
-        """Return the rule of valid convolution."""
-        p = multiple
-        # With d voxels entering the deepest block, p * d + 4 * (p - 1) go in and
-        # p * (d - 8) + 4 come out.
-        deepest = next(d for d in range(5, 9) if p * (d - 8) + 4 >= 1)
-        return cls(p, p * deepest + 4 * (p - 1), 6 * p - 4)
 
     def allows(self, size: int) -> bool:
         """Whether a plain pass takes this size."""
@@ -233,25 +262,59 @@ class Reach:
     networks of one fixed size."""
 
     @classmethod
-    def of(cls, config: UNetConfig, rim: int = 0) -> Reach:
-        """Derive the reach of a U-Net from its options.
+    def of(cls, config: UNetConfig, axis: int = -1, rim: int = 0) -> Reach:
+        """Derive the reach of a U-Net on one axis from its options.
 
-        The margin follows one output voxel backwards: through the decoder,
-        where an interpolation widens it by its stencil, to the deepest block,
-        and through the encoder, where every pooling doubles it. `rim` voxels
-        around what a tile writes come out right, too.
+        `axis` is counted from the end of ([z,] y, x).
         """
-        rule = SizeRule.of(config)
-        if rule.loss:
-            # Per level, interpolation mixes what lies beyond the end into this many voxels.
-            spoilt = max(0, -2 * upsampling_inputs(0, 0, config.up_mode)[0] - 1)
-            return cls(rule, 0, spoilt * (rule.multiple - 1)).with_rim(rim)
-        margin = _CONVOLUTION_RADIUS + rim
-        for _ in range(config.n_blocks - 1):
-            margin = _CONVOLUTION_RADIUS - upsampling_inputs(-margin, 0, config.up_mode)[0]
-        for _ in range(config.n_blocks - 1):
-            margin = 2 * margin + _CONVOLUTION_RADIUS
-        return cls(rule, round_up(margin, rule.multiple), 0)
+        is_valid = config.conv_mode == "valid"
+        return cls.derive(axis_levels(config, axis), valid=is_valid, rim=rim)
+
+    @classmethod
+    def derive(
+        cls, levels: Sequence[AxisLevel], *, valid: bool = False, smallest: int = 1, rim: int = 0
+    ) -> Reach:
+        """Derive the reach of one axis from the levels of a U-Net.
+
+        With same convolution, output voxels are followed backwards: through the
+        decoder, where an interpolation widens them by its stencil, to the deepest
+        block, and through the encoder, where every pooling doubles them.
+
+        Parameters
+        ----------
+        levels : sequence of AxisLevel
+            From the image's resolution to the deepest.
+        valid : bool
+            Whether the blocks' convolutions go without zero padding.
+        smallest : int
+            Voxels that must be left on the deepest level.
+        rim : int
+            Voxels around what a tile writes that come out right, too.
+
+        Returns
+        -------
+        Reach
+            Sizes and surroundings.
+
+        Raises
+        ------
+        ShapeError
+            If no size of practical use fits.
+
+        Examples
+        --------
+        >>> Reach.derive([AxisLevel(2, 2), AxisLevel(2)])
+        Reach(rule=SizeRule(multiple=2, smallest=2, loss=0), halo=8, trim=0, largest=None)
+        """
+        multiple = find_multiple(levels)
+        if valid:
+            size, output = find_valid_size(levels)
+            rule = SizeRule(multiple, size, (size - output) // 2)
+            return cls(rule, 0, count_spoilt(levels)).with_rim(rim)
+        stop = 8 * multiple  # of an inner box: both of its ends on the grid, far from each other
+        first, last = find_inputs(levels, -rim, stop - 1 + rim)
+        margin = max(-first, last - stop + 1)
+        return cls(SizeRule(multiple, multiple * smallest, 0), round_up(margin, multiple))
 
     @property
     def multiple(self) -> int:
@@ -285,10 +348,12 @@ class Reach:
         return self.rule.above(2 * self.margin + self.multiple)
 
 
-def max_valid_blocks(size: int) -> int:
+def max_valid_blocks(size: int, config: UNetConfig, axis: int = -1) -> int:
     """Return the most blocks that take a size as it is with valid convolution, 0 if none."""
-    rules = ((blocks, SizeRule.valid(2 ** (blocks - 1))) for blocks in range(_MAX_BLOCKS, 0, -1))
-    return next((blocks for blocks, rule in rules if rule.allows(size)), 0)
+    lean = config.replace(start_filters=1, normalization="none", conv_mode="valid")
+    deeper = ((n, lean.with_blocks(n)) for n in range(_MAX_BLOCKS, 0, -1))
+    fitting = (n for n, network in deeper if Reach.of(network, axis).rule.allows(size))
+    return next(fitting, 0)
 
 
 def round_up(value: int, multiple: int) -> int:

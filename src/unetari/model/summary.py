@@ -34,23 +34,25 @@ def count_parameters(config: UNetConfig) -> int:
     >>> count_parameters(UNetConfig())
     1971554
     """
-    filters, dim = config.filters, config.dim
+    filters = config.filters
     norm = 2 if config.normalization == "batch" or config.groups else 0
-    total = _conv(filters[0], config.out_channels, 1, dim)
-    for previous, channels in zip((config.in_channels, *filters), filters, strict=False):
-        total += _conv(previous, channels, 3, dim) + _conv(channels, channels, 3, dim)
+    # Planar blocks have kernels of 2 axes.
+    axes = [config.dim - (block in config.planar_blocks) for block in range(config.n_blocks)]
+    total = _conv(filters[0], config.out_channels, 1)
+    for previous, channels, dim in zip((config.in_channels, *filters), filters, axes, strict=False):
+        total += _conv(previous, channels, 3**dim) + _conv(channels, channels, 3**dim)
         total += 2 * norm * channels
-    for channels, deeper in pairwise(filters):
+    for (channels, deeper), dim in zip(pairwise(filters), axes, strict=False):
         if config.up_mode == "transposed":
-            total += _conv(deeper, channels, 2, dim)
-        total += _conv(deeper, channels, 1, dim)
-        total += _conv(2 * channels, channels, 3, dim) + _conv(channels, channels, 3, dim)
+            total += _conv(deeper, channels, 2**dim)
+        total += _conv(deeper, channels, 1)
+        total += _conv(2 * channels, channels, 3**dim) + _conv(channels, channels, 3**dim)
         total += 3 * norm * channels
     return total
 
 
-def _conv(in_channels: int, out_channels: int, kernel: int, dim: int) -> int:
-    return out_channels * (in_channels * int(kernel**dim) + 1)
+def _conv(in_channels: int, out_channels: int, weights: int) -> int:
+    return out_channels * (in_channels * weights + 1)
 
 
 def summarize(config_or_network: UNetConfig | UNet, shape: Sequence[int]) -> ModelStatistics:

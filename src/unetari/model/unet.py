@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from unetari.core.config import UNetConfig
+from unetari.core.network import reach_of
 from unetari.core.sizes import valid_output_size
 from unetari.errors import ConfigError, ShapeError
 
@@ -48,15 +49,25 @@ def _norm(config: UNetConfig, channels: int) -> nn.Module:
     return nn.Identity()
 
 
-def _conv3(config: UNetConfig, in_channels: int, out_channels: int) -> nn.Module:
-    padding = 1 if config.conv_mode == "same" else 0
-    return _CONV[config.dim](in_channels, out_channels, kernel_size=3, padding=padding)
+def _sizes(config: UNetConfig, level: int, size: int) -> tuple[int, ...]:
+    """Return a kernel or stride of this size per axis, which is 1 along z in planar blocks."""
+    sizes = (size,) * config.dim
+    return (1, *sizes[1:]) if level in config.planar_blocks else sizes
 
 
-def _up(config: UNetConfig, in_channels: int, out_channels: int) -> nn.Module:
+def _conv3(config: UNetConfig, level: int, in_channels: int, out_channels: int) -> nn.Module:
+    kernel = _sizes(config, level, 3)
+    padding = tuple(size // 2 if config.conv_mode == "same" else 0 for size in kernel)
+    return _CONV[config.dim](in_channels, out_channels, kernel_size=kernel, padding=padding)
+
+
+def _up(config: UNetConfig, level: int, in_channels: int, out_channels: int) -> nn.Module:
+    """Build what brings the next level to the resolution of `level`."""
+    factors = _sizes(config, level, 2)
     if config.up_mode == "transposed":
-        return _UP_CONV[config.dim](in_channels, out_channels, kernel_size=2, stride=2)
-    return nn.Upsample(scale_factor=2.0, mode=config.up_mode)
+        convolution = _UP_CONV[config.dim]
+        return convolution(in_channels, out_channels, kernel_size=factors, stride=factors)
+    return nn.Upsample(scale_factor=tuple(map(float, factors)), mode=config.up_mode)
 
 
 def _is_written_down() -> bool:
@@ -86,17 +97,32 @@ def autocrop(skip: Tensor, up: Tensor) -> Tensor:
     return skip
 
 
-class DownBlock(nn.Module):
-    """Two convolutions, each followed by activation then normalization, and pooling."""
+class _Block(nn.Module):
+    """A block whose convolutions are each followed by activation and normalization."""
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        self._norm_first = config.block_order == "conv-norm-act"
+
+    def follow(self, x: Tensor, act: nn.Module, norm: nn.Module) -> Tensor:
+        """Apply activation and normalization in the order of the config."""
+        first, second = (norm, act) if self._norm_first else (act, norm)
+        followed: Tensor = second(first(x))
+        return followed
+
+
+class DownBlock(_Block):
+    """Two convolutions, each with activation and normalization, and pooling."""
 
     def __init__(self, config: UNetConfig, level: int) -> None:
-        super().__init__()
+        super().__init__(config)
         channels = config.filters[level]
         previous = config.filters[level - 1] if level else config.in_channels
-        self.conv1 = _conv3(config, previous, channels)
-        self.conv2 = _conv3(config, channels, channels)
+        self.conv1 = _conv3(config, level, previous, channels)
+        self.conv2 = _conv3(config, level, channels, channels)
         is_deepest = level == config.n_blocks - 1
-        self.pool = nn.Identity() if is_deepest else _POOL[config.dim](kernel_size=2)
+        window = _sizes(config, level, 2)
+        self.pool = nn.Identity() if is_deepest else _POOL[config.dim](kernel_size=window)
         self.act1 = _ACTIVATION[config.activation]()
         self.act2 = _ACTIVATION[config.activation]()
         self.norm1 = _norm(config, channels)
@@ -104,23 +130,23 @@ class DownBlock(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the pooled features and, for the skip connection, those before pooling."""
-        x = self.norm1(self.act1(self.conv1(x)))
-        x = self.norm2(self.act2(self.conv2(x)))
+        x = self.follow(self.conv1(x), self.act1, self.norm1)
+        x = self.follow(self.conv2(x), self.act2, self.norm2)
         return self.pool(x), x
 
 
-class UpBlock(nn.Module):
+class UpBlock(_Block):
     """Upsampling, concatenation with the skip features, and two convolutions."""
 
     def __init__(self, config: UNetConfig, level: int) -> None:
-        super().__init__()
+        super().__init__(config)
         channels, deeper = config.filters[level], config.filters[level + 1]
-        self.up = _up(config, deeper, channels)
+        self.up = _up(config, level, deeper, channels)
         # The article creates conv0 for every up_mode and uses it only after
         # interpolation; it stays, so that its weights load strictly.
         self.conv0 = _CONV[config.dim](deeper, channels, kernel_size=1)
-        self.conv1 = _conv3(config, 2 * channels, channels)
-        self.conv2 = _conv3(config, channels, channels)
+        self.conv1 = _conv3(config, level, 2 * channels, channels)
+        self.conv2 = _conv3(config, level, channels, channels)
         self.act0 = _ACTIVATION[config.activation]()
         self.act1 = _ACTIVATION[config.activation]()
         self.act2 = _ACTIVATION[config.activation]()
@@ -135,11 +161,10 @@ class UpBlock(nn.Module):
         skip = autocrop(skip, x)
         if self.reduces_after_up:
             x = self.conv0(x)
-        x = self.norm0(self.act0(x))
+        x = self.follow(x, self.act0, self.norm0)
         x = torch.cat((x, skip), dim=1)
-        x = self.norm1(self.act1(self.conv1(x)))
-        merged: Tensor = self.norm2(self.act2(self.conv2(x)))
-        return merged
+        x = self.follow(self.conv1(x), self.act1, self.norm1)
+        return self.follow(self.conv2(x), self.act2, self.norm2)
 
 
 class UNet(nn.Module):
@@ -251,14 +276,16 @@ class UNet(nn.Module):
                 f"shape {tuple(shape)}. Reorder or select the channels."
             )
         try:
-            outputs = {valid_output_size(int(size), config) for size in shape[2:]}
+            sizes = zip(shape[2:], range(-config.dim, 0), strict=True)
+            outputs = [valid_output_size(int(size), config, axis) for size, axis in sizes]
         except ShapeError as error:
             raise ShapeError(
                 f"{error} Pad or crop the input, or use unetari.predict, which does it for you."
             ) from error
         # Sizes that leave one voxel on the deepest level, where variance has no meaning.
-        smallest = config.multiple if config.conv_mode == "same" else 1
-        if config.normalization == "instance" and outputs == {smallest}:
+        rules = [reach.rule for reach in reach_of(config)]
+        smallest = [1 if rule.loss else rule.smallest for rule in rules]
+        if config.normalization == "instance" and outputs == smallest:
             raise ShapeError(
                 f"Size {tuple(shape[2:])} leaves one voxel on the deepest level, which instance "
                 "normalization cannot process. Use a larger input, fewer blocks, or batch "

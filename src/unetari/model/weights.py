@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from unetari.core.config import (
     UP_MODES,
     Activation,
+    BlockOrder,
     ConvMode,
     Dim,
     FrozenModel,
@@ -45,6 +46,8 @@ class LoadOptions(FrozenModel):
     """Convolution mode, see `UNetConfig`."""
     up_mode: UpMode | None = None
     """Kind of interpolation, see `UNetConfig`."""
+    block_order: BlockOrder | None = None
+    """Order of activation and normalization, see `UNetConfig`."""
     normalization: str | Normalization | None = None
     """As text, feature normalization ("instance", "group8"), see `UNetConfig`; as a
     `Normalization`, how intensities are mapped before they reach the network."""
@@ -129,10 +132,12 @@ def infer_config(weights: Weights, options: LoadOptions) -> tuple[UNetConfig, tu
         "start_filters": first.shape[0],
         "n_blocks": 1 + max(int(m[1]) for m in map(_BLOCK.match, weights) if m),
     }
+    told["planar_blocks"] = _find_planar_blocks(weights, told["dim"], told["n_blocks"])
     _valid_config(told)  # before these numbers, which a file can choose freely, are used
     choices = {
         "activation": get_args(Activation),
         "conv_mode": get_args(ConvMode),
+        "block_order": get_args(BlockOrder),
         "normalization": _possible_normalizations(weights, first.shape[0]),
         "up_mode": _possible_up_modes(weights, told["dim"], told["n_blocks"]),
     }
@@ -202,6 +207,18 @@ def _valid_config(options: dict[str, Any]) -> UNetConfig:
         raise ModelFileError(
             f"The weights belong to a network that cannot be built: {error} Expected {_EXPECTED}."
         ) from error
+
+
+def _find_planar_blocks(weights: Weights, dim: int, n_blocks: int) -> tuple[int, ...]:
+    """Return the blocks of a 3D network whose kernels have no depth."""
+    if dim == 2:
+        return ()
+    shapes = {
+        block: weights[name].shape
+        for block in range(n_blocks)
+        if (name := f"down_blocks.{block}.conv1.weight") in weights
+    }
+    return tuple(b for b, shape in shapes.items() if len(shape) == 5 and shape[2] == 1)
 
 
 def _possible_normalizations(weights: Weights, start_filters: int) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from unetari.core.config import FrozenModel, UNetConfig
+from unetari.core.network import reach_of
 from unetari.core.normalization import Normalization
 from unetari.core.sizes import SizeRule
 from unetari.errors import ConfigError
@@ -143,14 +144,13 @@ class TrainingOptions(FrozenModel):
                 f"patch_size={self.patch_size} has {len(self.patch)} numbers for a "
                 f"{self.network.dim}D network. Give one per spatial axis."
             )
-        rule = SizeRule.of(self.network)
-        odd = [size for size in self.patch if not rule.allows(size)]
-        if odd:
-            raise ValueError(
-                f"patch_size={self.patch}: a network with n_blocks={self.network.n_blocks} and "
-                f"conv_mode={self.network.conv_mode!r} takes {rule.smallest} and every "
-                f"{rule.multiple} more, not {odd[0]}. The next size is {rule.above(odd[0])}."
-            )
+        for size, rule in zip(self.patch, self._rules, strict=True):
+            if not rule.allows(size):
+                raise ValueError(
+                    f"patch_size={self.patch}: a network with n_blocks={self.network.n_blocks} and "
+                    f"conv_mode={self.network.conv_mode!r} takes {rule.smallest} and every "
+                    f"{rule.multiple} more, not {size}. The next size is {rule.above(size)}."
+                )
         if self.target == "foreground" and self.network.n_classes != 2:
             raise ValueError(
                 f"target='foreground' has 2 classes, and the network has "
@@ -162,7 +162,12 @@ class TrainingOptions(FrozenModel):
     def patch(self) -> tuple[int, ...]:
         """Patch size, ([z,] y, x), with the default filled in."""
         usual = (192, 192) if self.network.dim == 2 else (32, 64, 64)
-        return self.patch_size or tuple(map(SizeRule.of(self.network).above, usual))
+        fitting = (rule.above(size) for rule, size in zip(self._rules, usual, strict=True))
+        return self.patch_size or tuple(fitting)
+
+    @property
+    def _rules(self) -> list[SizeRule]:
+        return [reach.rule for reach in reach_of(self.network)]
 
 
 def load_options(path: str | Path) -> TrainingOptions:

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import Any, get_args
 
 from annotated_types import Ge, Le
-from magicgui.widgets import ComboBox, Container, SpinBox
+from magicgui.widgets import ComboBox, Container, LineEdit, SpinBox
 from magicgui.widgets.bases import Widget
 
 from unetari.core.config import UP_MODES, UNetConfig
+from unetari.core.network import reach_of
 from unetari.core.shapes import receptive_field
 from unetari.errors import ConfigError
 from unetari.model.summary import count_parameters
@@ -25,8 +26,10 @@ TITLES = {
     "start_filters": "First filters",
     "activation": "Activation",
     "normalization": "Normalization",
+    "block_order": "Order",
     "conv_mode": "Convolution",
     "up_mode": "Upsampling",
+    "planar_blocks": "Planar blocks",
 }
 """Title of each option, in the order of the form."""
 
@@ -43,10 +46,13 @@ CHOICE_NAMES: dict[Any, str] = {
     "same": "same size (padded)",
     "valid": "valid (shrinks)",
     "transposed": "transposed",
+    "conv-act-norm": "activation, normalization",
+    "conv-norm-act": "normalization, activation",
 }
 """Text of the choices that need one."""
 
 
+_NO_BLOCKS = "none"
 _KINDS = texts(("none", "batch", "instance", "group"), CHOICE_NAMES)
 
 
@@ -89,7 +95,35 @@ class NormalizationField(Container[Widget]):
         self.kind.value = kind
 
 
-Field = ComboBox | SpinBox | NormalizationField
+class PlanarBlocksField(Container[Widget]):
+    """Numbers of blocks, typed as "0, 1"; "none" stands for none of them."""
+
+    def __init__(self, *, name: str, label: str, tooltip: str) -> None:
+        self.text = LineEdit(value=_NO_BLOCKS, tooltip=tooltip)
+        super().__init__(
+            widgets=[self.text],
+            layout="horizontal",
+            labels=False,
+            name=name,
+            label=label,
+            tooltip=tooltip,
+        )
+        self.margins = (0, 0, 0, 0)
+
+    @property
+    def value(self) -> tuple[int | str, ...]:
+        """The numbers; what is no number is left for `UNetConfig` to refuse."""
+        words = str(self.text.value).replace(",", " ").split()
+        if words == [_NO_BLOCKS]:
+            return ()
+        return tuple(int(word) if word.isdecimal() else word for word in words)
+
+    @value.setter
+    def value(self, value: tuple[int, ...]) -> None:
+        self.text.value = ", ".join(map(str, value)) or _NO_BLOCKS
+
+
+Field = ComboBox | SpinBox | NormalizationField | PlanarBlocksField
 
 
 def _make_field(name: str) -> Field:
@@ -98,6 +132,8 @@ def _make_field(name: str) -> Field:
     label, tooltip = TITLES[name], info.description or ""
     if name == "normalization":
         return NormalizationField(name=name, label=label, tooltip=tooltip)
+    if name == "planar_blocks":
+        return PlanarBlocksField(name=name, label=label, tooltip=tooltip)
     choices = get_args(info.annotation)
     if choices:
         return choice(texts(choices, CHOICE_NAMES), name=name, label=label, tooltip=tooltip)
@@ -179,6 +215,7 @@ class UNetConfigEditor(Container[Widget]):
 
     def _update(self) -> None:
         self._offer_up_modes()
+        self.fields["planar_blocks"].visible = self.fields["dim"].value == 3
         config: UNetConfig | None = None
         self._problem = ""
         try:
@@ -199,9 +236,11 @@ class UNetConfigEditor(Container[Widget]):
 
 def describe(config: UNetConfig) -> str:
     """Say in a line how large a network is and what it sees."""
-    field = " x ".join([str(receptive_field(config))] * config.dim)
-    multiple = config.multiple
-    sizes = "any size" if multiple == 1 else f"multiples of {multiple}"
+    axes = range(-config.dim, 0)
+    field = " x ".join(str(receptive_field(config, axis)) for axis in axes)
+    multiples = [reach.multiple for reach in reach_of(config)]
+    multiple = " x ".join(map(str, multiples if len(set(multiples)) > 1 else multiples[:1]))
+    sizes = "any size" if set(multiples) == {1} else f"multiples of {multiple}"
     return (
         f"{count_parameters(config):,} parameters; sizes that fit without padding: {sizes}; "
         f"an output pixel sees {field} pixels."

@@ -203,9 +203,9 @@ class ModelWidget(QWidget):
         config = choice.spec.config if choice is not None else self.editor.value()
         if isinstance(config, ForeignConfig):
             config = UNetConfig(dim=config.dim, in_channels=config.in_channels)
-        if changes.get("dim") == 2 and config.up_mode == "trilinear":
-            changes["up_mode"] = "bilinear"
-        config = config.replace(**changes)
+        if changes.get("dim") == 2:
+            config = config.to_2d()
+        config = config.with_blocks(changes.pop("n_blocks", config.n_blocks)).replace(**changes)
         if self.page != BUILD:
             self.set_page(BUILD)
         if choice is not None:

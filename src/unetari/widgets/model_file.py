@@ -16,7 +16,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from unetari.core.config import Activation, ConvMode, UpMode
+from unetari.core.config import Activation, BlockOrder, ConvMode, UpMode
 from unetari.core.normalization import Normalization
 from unetari.model.kinds import all_suffixes
 from unetari.widgets.config_editor import CHOICE_NAMES, TITLES, NormalizationField
@@ -29,6 +29,7 @@ _OPTIONS = {
     "activation": get_args(Activation),
     "conv_mode": get_args(ConvMode),
     "up_mode": get_args(UpMode),
+    "block_order": get_args(BlockOrder),
     # Without "batch": its statistics are in the file, which tells it, therefore.
     "normalization": ("none", "instance", "group"),
     # Of other programs' networks only.

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from unetari.core.network import ForeignConfig
-from unetari.errors import ModelFileError
+from unetari.core.sizes import Reach
+from unetari.errors import ModelFileError, ShapeError
 from unetari.model.architectures.base import (
     Rebuilt,
     Shapes,
@@ -24,7 +25,6 @@ from unetari.model.architectures.base import (
 )
 from unetari.model.architectures.elektronn3_network import Network, Style
 from unetari.model.architectures.layers import linear_mode
-from unetari.model.architectures.reach import derive_reach
 from unetari.model.weights import (
     LoadOptions,
     Weights,
@@ -70,16 +70,12 @@ def rebuild(weights: Weights, options: LoadOptions) -> Rebuilt:
     with torch.device("meta"):
         network = Network(style, shapes)
     attends = any(".attention." in name for name in shapes.names())
-    # Instance normalization needs more than one voxel.
-    smallest = 2 if style.normalization == "instance" else 1
     config = ForeignConfig(
         architecture=f"{'attention ' if attends else ''}UNet of {NAME}",
         dim=dim,
         in_channels=network.in_channels,
         out_channels=network.out_channels,
-        reach=tuple(
-            derive_reach(levels, valid=style.valid, smallest=smallest) for levels in network.levels
-        ),
+        reach=_reach(network, style),
         classes=chosen["classes"],
         output="logits",
         tiles_exactly=style.normalization in ("none", "batch"),
@@ -88,6 +84,17 @@ def rebuild(weights: Weights, options: LoadOptions) -> Rebuilt:
         features=estimate_features(network.widest),
     )
     return Rebuilt(fill_network(network, weights, f"a network of {NAME}"), config, notes)
+
+
+def _reach(network: Network, style: Style) -> tuple[Reach, ...]:
+    # Instance normalization needs more than one voxel.
+    smallest = 2 if style.normalization == "instance" else 1
+    try:
+        return tuple(
+            Reach.derive(levels, valid=style.valid, smallest=smallest) for levels in network.levels
+        )
+    except ShapeError as error:
+        raise ModelFileError(str(error)) from error
 
 
 # What the weights tell

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 -- its usual name
 from torch import Tensor, nn
 
+from unetari.core.stencils import COPY, LINEAR, AxisLevel
 from unetari.model.architectures.base import Shapes
 from unetari.model.architectures.layers import (
     activation,
@@ -17,7 +18,6 @@ from unetari.model.architectures.layers import (
     radius,
     same_padding,
 )
-from unetari.model.architectures.reach import COPY, LINEAR, Level
 from unetari.model.unet import autocrop
 
 
@@ -118,9 +118,9 @@ class UpConv(nn.Module):
         gate = shapes.has("attention")
         self.attention = GridAttention(style.dim, skip_channels, in_channels) if gate else None
 
-    def level(self, down: DownConv, axis: int) -> Level:
+    def level(self, down: DownConv, axis: int) -> AxisLevel:
         """Describe this level on an axis."""
-        return Level(
+        return AxisLevel(
             encoder=radius(down, axis),
             decoder=radius(self.conv1, axis) + radius(self.conv2, axis),
             pool=down.pool_size[axis],
@@ -227,7 +227,7 @@ class Network(nn.Module):
         Names and shapes of its weights.
     """
 
-    levels: tuple[list[Level], ...]
+    levels: tuple[list[AxisLevel], ...]
     """Per axis, ([z,] y, x), what is on each level, from the image's resolution down."""
     widest: int
     """Channels of the widest features at the image's resolution."""
@@ -277,6 +277,6 @@ class Network(nn.Module):
         return scores
 
 
-def _describe(downs: Sequence[DownConv], ups: Sequence[UpConv], axis: int) -> list[Level]:
+def _describe(downs: Sequence[DownConv], ups: Sequence[UpConv], axis: int) -> list[AxisLevel]:
     pairs = zip(downs[:-1], reversed(ups), strict=True)
-    return [*(up.level(down, axis) for down, up in pairs), Level(radius(downs[-1], axis))]
+    return [*(up.level(down, axis) for down, up in pairs), AxisLevel(radius(downs[-1], axis))]

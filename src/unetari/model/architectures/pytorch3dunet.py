@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from unetari.core.network import ForeignConfig
+from unetari.core.sizes import Reach
 from unetari.errors import ConfigError, ModelFileError
 from unetari.model.architectures.base import (
     Rebuilt,
@@ -26,7 +27,6 @@ from unetari.model.architectures.pytorch3dunet_network import (
     Network,
     Style,
 )
-from unetari.model.architectures.reach import derive_reach
 from unetari.model.weights import (
     LoadOptions,
     Weights,
@@ -83,7 +83,7 @@ def rebuild(weights: Weights, options: LoadOptions) -> Rebuilt:
         dim=dim,
         in_channels=network.in_channels,
         out_channels=network.out_channels,
-        reach=tuple(map(derive_reach, network.levels)),
+        reach=tuple(map(Reach.derive, network.levels)),
         classes=chosen["classes"],
         output="logits",
         tiles_exactly=style.groups == 0 and not _squeezes_channels(shapes),

@@ -9,6 +9,14 @@ import torch
 import torch.nn.functional as F  # noqa: N812 -- its usual name
 from torch import Tensor, nn
 
+from unetari.core.stencils import (
+    COPY,
+    LINEAR,
+    TRANSPOSED_3,
+    TRANSPOSED_3_SHIFTED,
+    AxisLevel,
+    Stencil,
+)
 from unetari.errors import ModelFileError
 from unetari.model.architectures.base import Shapes
 from unetari.model.architectures.layers import (
@@ -17,14 +25,6 @@ from unetari.model.architectures.layers import (
     radius,
     same_padding,
     spatial_mean,
-)
-from unetari.model.architectures.reach import (
-    COPY,
-    LINEAR,
-    TRANSPOSED_3,
-    TRANSPOSED_3_SHIFTED,
-    Level,
-    Stencil,
 )
 
 ACTIVATION_LETTERS = "rel"
@@ -305,7 +305,7 @@ class Network(nn.Module):
         Names and shapes of its weights.
     """
 
-    levels: tuple[list[Level], ...]
+    levels: tuple[list[AxisLevel], ...]
     """Per axis, ([z,] y, x), what is on each level, from the image's resolution down."""
     widest: int
     """Channels of the widest features at the image's resolution."""
@@ -356,9 +356,9 @@ class Network(nn.Module):
 
 def _describe(
     encoders: Sequence[Encoder], decoders: Sequence[Decoder], style: Style, axis: int
-) -> list[Level]:
+) -> list[AxisLevel]:
     upper = [
-        Level(
+        AxisLevel(
             encoder=radius(encoder.basic_module, axis),
             decoder=radius(decoder.basic_module, axis),
             pool=style.pool[axis],
@@ -366,4 +366,4 @@ def _describe(
         )
         for encoder, decoder in zip(encoders[:-1], reversed(decoders), strict=True)
     ]
-    return [*upper, Level(radius(encoders[-1].basic_module, axis))]
+    return [*upper, AxisLevel(radius(encoders[-1].basic_module, axis))]

@@ -1,28 +1,29 @@
-"""Sizes and surroundings of a U-Net whose layers are known, derived axis by axis."""
+"""How far the output of a U-Net depends on its surroundings: one axis, level by level."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from unetari.core.sizes import Reach, SizeRule, round_up
-from unetari.errors import ModelFileError
+from unetari.errors import ShapeError
 
 Stencil = tuple[tuple[int, int], tuple[int, int]]
 """First and last coarse voxel that fine voxel 2k, and 2k + 1, is made of, less k."""
 
 COPY: Stencil = ((0, 0), (0, 0))
+"""Nearest neighbour; transposed convolution of kernel 2 and stride 2."""
 LINEAR: Stencil = ((-1, 0), (0, 1))
+CUBIC: Stencil = ((-2, 1), (-1, 2))
 TRANSPOSED_3: Stencil = ((0, 0), (0, 1))
 """Transposed convolution of kernel 3 and stride 2, its padding 1 at the start only."""
 TRANSPOSED_3_SHIFTED: Stencil = ((-1, 0), (0, 0))
 """The same without output padding, fitted to the size: shifted by one voxel."""
 
-_LARGEST_SMALLEST = 4096  # a valid network of ten levels needs about 1,900 voxels
+_LARGEST_SMALLEST = 8192  # a valid network of ten levels needs 6,140 voxels
 
 
 @dataclass(frozen=True)
-class Level:
+class AxisLevel:
     """One level of a U-Net, on one axis."""
 
     encoder: int
@@ -30,7 +31,7 @@ class Level:
     decoder: int = 0
     """Summed radius of the convolutions of the decoder's block; nothing on the deepest level."""
     pool: int = 2
-    """Voxels of this level that make one of the next."""
+    """Voxels of this level that make one of the next; 1 where the axis is not pooled."""
     stencil: Stencil = COPY
     """How upsampling from the next level makes voxels."""
     resized: int = 0
@@ -39,7 +40,13 @@ class Level:
     """Whether attention of half the resolution weighs the skip features."""
 
     def coarse(self, first: int, last: int) -> tuple[int, int]:
-        """Return the voxels of the next level that these are upsampled from."""
+        """Return the voxels of the next level that these are upsampled from.
+
+        Examples
+        --------
+        >>> AxisLevel(2).coarse(0, 3), AxisLevel(2, stencil=LINEAR).coarse(0, 3)
+        ((0, 1), (-1, 2))
+        """
         if self.pool == 1:
             return first, last
         before, after = self.stencil[first % 2][0], self.stencil[last % 2][1]
@@ -52,47 +59,23 @@ class Level:
         return (first - 1) // 2 * 2, (last + 1) // 2 * 2 + 1
 
 
-def derive_reach(levels: Sequence[Level], *, valid: bool = False, smallest: int = 1) -> Reach:
-    """Derive the reach of one axis.
-
-    Parameters
-    ----------
-    levels : sequence of Level
-        From the image's resolution to the deepest.
-    valid : bool
-        Whether the blocks' convolutions go without zero padding.
-    smallest : int
-        Voxels that must be left on the deepest level.
-
-    Returns
-    -------
-    Reach
-        Sizes and surroundings.
-
-    Raises
-    ------
-    ModelFileError
-        If no size of practical use fits.
-
-    Examples
-    --------
-    >>> derive_reach([Level(2, 2), Level(2)])
-    Reach(rule=SizeRule(multiple=2, smallest=2, loss=0), halo=8, trim=0, largest=None)
-    """
+def find_multiple(levels: Sequence[AxisLevel]) -> int:
+    """Return the size multiple at which every level pools evenly."""
     multiple = 1
     for level in reversed(levels[:-1]):
         # Attention halves an axis also where it is not pooled.
         multiple = max(level.pool * multiple, 2 if level.gate else 1)
-    if valid:
-        return Reach(_valid_rule(levels, multiple), 0, _spoilt(levels))
-    outputs = 8 * multiple
-    first, last = _inputs(levels, 0, outputs - 1)
-    margin = max(-first, last - outputs + 1)
-    return Reach(SizeRule(multiple, multiple * smallest, 0), round_up(margin, multiple))
+    return multiple
 
 
-def _inputs(levels: Sequence[Level], first: int, last: int) -> tuple[int, int]:
-    """Return the first and last input that the outputs depend on, in an endless image."""
+def find_inputs(levels: Sequence[AxisLevel], first: int, last: int) -> tuple[int, int]:
+    """Return the first and last input that outputs depend on, in an endless image.
+
+    Examples
+    --------
+    >>> find_inputs([AxisLevel(2, 2), AxisLevel(2)], 0, 0)
+    (-8, 9)
+    """
     skips = []
     for level in levels[:-1]:
         first, last = first - level.decoder, last + level.decoder
@@ -109,18 +92,30 @@ def _inputs(levels: Sequence[Level], first: int, last: int) -> tuple[int, int]:
     return first, last
 
 
-def _valid_rule(levels: Sequence[Level], multiple: int) -> SizeRule:
+def find_valid_size(levels: Sequence[AxisLevel]) -> tuple[int, int]:
+    """Return the smallest size that valid convolution takes, and what a pass gives of it.
+
+    Raises
+    ------
+    ShapeError
+        If no size of practical use fits.
+
+    Examples
+    --------
+    >>> find_valid_size([AxisLevel(2, 2), AxisLevel(2)])
+    (18, 2)
+    """
     for size in range(1, _LARGEST_SMALLEST):
         output = _valid_output(levels, size)
         if output is not None:
-            return SizeRule(multiple, size, (size - output) // 2)
-    raise ModelFileError(
-        f"With valid convolution, its {len(levels)} levels need an image of more than "
-        f"{_LARGEST_SMALLEST} voxels. Load it with conv_mode='same'."
+            return size, output
+    raise ShapeError(
+        f"With valid convolution, {len(levels)} levels need an image of more than "
+        f"{_LARGEST_SMALLEST} voxels. Use conv_mode='same'."
     )
 
 
-def _valid_output(levels: Sequence[Level], size: int) -> int | None:
+def _valid_output(levels: Sequence[AxisLevel], size: int) -> int | None:
     """Return the size of the output, None if a level goes odd or vanishes."""
     for level in levels[:-1]:
         size -= 2 * level.encoder
@@ -129,13 +124,15 @@ def _valid_output(levels: Sequence[Level], size: int) -> int | None:
             return None
         size //= level.pool
     size -= 2 * levels[-1].encoder
+    if size < 1:
+        return None
     for level in reversed(levels[:-1]):
         size = size * level.pool - 2 * level.decoder
     return size if size >= 1 else None
 
 
-def _spoilt(levels: Sequence[Level]) -> int:
-    """Return how many voxels where a tile ends differ from those within a larger one."""
+def count_spoilt(levels: Sequence[AxisLevel]) -> int:
+    """Return how many voxels where a tile of valid convolution ends differ from a larger one's."""
     spoilt = 0
     for level in reversed(levels[:-1]):
         gate = 2 * -(-spoilt // (2 // level.pool)) + 1 if level.gate else 0

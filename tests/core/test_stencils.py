@@ -9,22 +9,21 @@ import torch
 from torch import Tensor, nn
 
 from unetari.core.sizes import Reach, SizeRule
-from unetari.errors import ModelFileError
-from unetari.model.architectures.reach import (
+from unetari.core.stencils import (
     COPY,
     LINEAR,
     TRANSPOSED_3,
     TRANSPOSED_3_SHIFTED,
-    Level,
-    derive_reach,
+    AxisLevel,
 )
+from unetari.errors import ShapeError
 from unetari.model.probe import probe_network
 
 
 class LineNet(nn.Module):
     """A U-Net of known layers, which are the same on both axes."""
 
-    def __init__(self, levels: Sequence[Level], *, valid: bool) -> None:
+    def __init__(self, levels: Sequence[AxisLevel], *, valid: bool) -> None:
         super().__init__()
         self.levels, self.valid = levels, valid
         self.stem = nn.Conv2d(1, 4, 1)
@@ -52,7 +51,7 @@ class LineNet(nn.Module):
         scores: Tensor = self.head(x)
         return scores
 
-    def upsample(self, x: Tensor, level: Level) -> Tensor:
+    def upsample(self, x: Tensor, level: AxisLevel) -> Tensor:
         if level.pool == 1:
             return x
         if level.stencil in (TRANSPOSED_3, TRANSPOSED_3_SHIFTED):
@@ -69,8 +68,8 @@ class LineNet(nn.Module):
 @pytest.mark.parametrize("stencil", [COPY, LINEAR, TRANSPOSED_3, TRANSPOSED_3_SHIFTED])
 @pytest.mark.parametrize("n_levels", [1, 2, 3])
 def test_same_convolution(n_levels: int, stencil: tuple[tuple[int, int], ...]) -> None:
-    levels = [Level(2, 1, stencil=stencil) for _ in range(n_levels)]  # type: ignore[arg-type]
-    derived = derive_reach(levels)
+    levels = [AxisLevel(2, 1, stencil=stencil) for _ in range(n_levels)]  # type: ignore[arg-type]
+    derived = Reach.derive(levels)
     probe = probe_network(LineNet(levels, valid=False), dim=2, in_channels=1)
     assert probe.exact
     assert probe.reaches == (derived, derived)
@@ -78,38 +77,26 @@ def test_same_convolution(n_levels: int, stencil: tuple[tuple[int, int], ...]) -
 
 @pytest.mark.parametrize("stencil", [COPY, LINEAR])
 def test_valid_convolution(stencil: tuple[tuple[int, int], ...]) -> None:
-    levels = [Level(2, 1, stencil=stencil), Level(1, 2, stencil=stencil), Level(1)]  # type: ignore[arg-type]
-    derived = derive_reach(levels, valid=True)
+    levels = [AxisLevel(2, 1, stencil=stencil), AxisLevel(1, 2, stencil=stencil), AxisLevel(1)]  # type: ignore[arg-type]
+    derived = Reach.derive(levels, valid=True)
     probe = probe_network(LineNet(levels, valid=True), dim=2, in_channels=1)
     assert probe.exact
     assert probe.reaches == (derived, derived)
 
 
 def test_levels_that_are_not_pooled() -> None:
-    levels = [Level(1, 1, pool=1), Level(1, 1), Level(1)]
-    derived = derive_reach(levels)
+    levels = [AxisLevel(1, 1, pool=1), AxisLevel(1, 1), AxisLevel(1)]
+    derived = Reach.derive(levels)
     probe = probe_network(LineNet(levels, valid=False), dim=2, in_channels=1)
     assert probe.reaches == (derived, derived)
     assert derived.multiple == 2
 
 
-def test_as_our_own_networks() -> None:
-    from unetari.core.config import UNetConfig
-
-    for n_blocks in (1, 2, 3, 4, 5):
-        levels = [*[Level(2, 2)] * (n_blocks - 1), Level(2)]
-        assert derive_reach(levels) == Reach.of(UNetConfig(n_blocks=n_blocks))
-        config = UNetConfig(n_blocks=n_blocks, conv_mode="valid", up_mode="bilinear")
-        linear = [*[Level(2, 2, stencil=LINEAR)] * (n_blocks - 1), Level(2)]
-        if n_blocks > 1:
-            assert derive_reach(linear, valid=True) == Reach.of(config)
-
-
 def test_more_than_one_voxel_on_the_deepest_level() -> None:
-    assert derive_reach([Level(1, 1), Level(1)], smallest=2).rule == SizeRule(2, 4, 0)
+    assert Reach.derive([AxisLevel(1, 1), AxisLevel(1)], smallest=2).rule == SizeRule(2, 4, 0)
 
 
 def test_no_size_fits() -> None:
-    levels = [*[Level(500, 500)] * 9, Level(500)]
-    with pytest.raises(ModelFileError, match="more than 4096 voxels"):
-        derive_reach(levels, valid=True)
+    levels = [*[AxisLevel(1000, 1000)] * 9, AxisLevel(1000)]
+    with pytest.raises(ShapeError, match="more than 8192 voxels"):
+        Reach.derive(levels, valid=True)
