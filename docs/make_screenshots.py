@@ -7,6 +7,7 @@ Needs a display; without one, run it in a virtual one:
 from __future__ import annotations
 
 import argparse
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +19,12 @@ from qtpy.QtWidgets import QWidget
 from skimage.measure import block_reduce
 
 from unetari import UNetConfig
+from unetari.errors import UntrustedModelError
+from unetari.model.formats.torchscript import REASON
+from unetari.model.kinds import BIOIMAGEIO
 from unetari.widgets.dock import UnetariDock
+from unetari.widgets.export_form import ExportDialog
+from unetari.widgets.trust import TrustDialog
 
 SIZE = (1280, 860)
 PANEL_WIDTH = 400
@@ -96,6 +102,7 @@ def make_all(studio: Studio) -> None:
     studio.open_sample("nuclei_2d")
     studio.choose_model("nuclei-2d")
     studio.take("fits")
+    show_dialogs(studio)
     dock.predict.auto_tile.value = False
     dock.predict.tile_field.value = 160
     studio.predict(picture_at=14, name="running")
@@ -126,6 +133,28 @@ def make_all(studio: Studio) -> None:
     studio.take("volume")
     show_rescaling(studio)
     show_diagram(studio)
+
+
+def show_dialogs(studio: Studio) -> None:
+    """Show the form for packages, half filled in, and the question whether a file is trusted."""
+    choice = studio.dock.model.value()
+    form = ExportDialog(
+        choice.spec.replace(license=""),
+        choice.get,
+        BIOIMAGEIO.key,
+        source=studio.dock.image.value(),
+        parent=studio.dock,
+    )
+    form.open()
+    wait_until(lambda: not form.preview.pixmap().isNull())
+    studio.take("export", form)
+    form.reject()
+    digest = hashlib.sha256(b"an example").hexdigest()
+    example = "/home/ada/models/network.ts"
+    question = TrustDialog(UntrustedModelError(example, 7_431_190, digest, REASON), studio.dock)
+    question.open()
+    studio.take("trust", question)
+    question.reject()
 
 
 def show_rescaling(studio: Studio) -> None:

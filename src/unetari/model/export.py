@@ -86,6 +86,19 @@ def export_model(
     return path
 
 
+def draw_cover(model: Model, to: str) -> bytes:
+    """Draw the cover that a package gets that has none of its own, a PNG.
+
+    Raises
+    ------
+    ShapeError
+        If the model's test image does not fit its network.
+    """
+    writer: Any = find_writer(to)
+    picture: bytes = writer.draw_preview(model.network, model.spec, model.attachments.image)
+    return picture
+
+
 def find_target(path: Path, to: str | None, *, overwrite: bool) -> tuple[Path, Kind]:
     """Return the file that `export_model` would write, and its format; raises as that does."""
     kind = _choose(to, path)

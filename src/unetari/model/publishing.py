@@ -87,7 +87,7 @@ FIELDS = (
     CardField(
         "citations",
         "Cite",
-        "what to cite, with a DOI or an address",
+        "with a DOI or an address",
         '("Our paper, https://doi.org/...",)',
         "--cite TEXT (repeatable)",
         is_required=False,
@@ -106,7 +106,7 @@ def find_problem(field: CardField, value: Any) -> str:
     'do what you like is no SPDX identifier, such as CC-BY-4.0.'
     """
     if not value or not any(text.strip() for text in (value if field.has_several else (value,))):
-        return f"{field.title} is missing: {field.hint}." if field.is_required else ""
+        return f"Needed: {field.hint}." if field.is_required else ""
     if field.name == "name" and not _NAME.search(value):
         return "The name needs a letter from A to Z, or a digit."
     if field.name == "description" and len(value) > MOST_LETTERS:

@@ -98,6 +98,7 @@ class UnetariDock(QScrollArea):
         self.setMinimumWidth(350)
 
     def _connect(self) -> None:
+        self.model.current_image = self.image.value
         self.model.changed.connect(self._on_model)
         self.image.changed.connect(self._on_image)
         self.image.report.fix_requested.connect(self._fix)

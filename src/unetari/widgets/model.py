@@ -22,6 +22,7 @@ from qtpy.QtWidgets import (
 from unetari.core.config import UNetConfig
 from unetari.core.network import ForeignConfig, NetworkConfig
 from unetari.core.normalization import Normalization, describe_intensities
+from unetari.core.source import ImageSource
 from unetari.core.spec import ModelSpec
 from unetari.errors import UntrustedModelError
 from unetari.model.bundled import bundled_models
@@ -29,6 +30,7 @@ from unetari.model.kinds import NATIVE, saved_kinds
 from unetari.widgets.background import Background, single_shot
 from unetari.widgets.config_editor import UNetConfigEditor, describe
 from unetari.widgets.diagram import DiagramSection
+from unetari.widgets.export_form import ExportForm, PackageRequest
 from unetari.widgets.fields import choice, form
 from unetari.widgets.messages import Message, State, TextLabel
 from unetari.widgets.model_file import ModelFilePage
@@ -77,12 +79,13 @@ def build(config: UNetConfig, intensities: Normalization) -> Model:
     return Model.build(config, normalization=intensities, seed=_SEED)
 
 
-def save(choice: ModelChoice, path: str, to: str) -> Path:
+def save(choice: ModelChoice, path: str, to: str, request: PackageRequest | None = None) -> Path:
     """Save a model where the user said; the dialog has asked about that file, if it exists."""
     from unetari.model.export import export_model
 
+    model = choice.get() if request is None else request.complete(choice.get())
     # Without a suffix it is another file that is written, and nobody was asked about that one.
-    return export_model(choice.get(), path, to, overwrite=bool(Path(path).suffix))
+    return export_model(model, path, to, overwrite=bool(Path(path).suffix))
 
 
 class ModelWidget(QWidget):
@@ -104,6 +107,8 @@ class ModelWidget(QWidget):
         self._problem = ""
         self._loading = Background(self)
         self._saving = Background(self)
+        self.export_form = ExportForm(self)
+        self.current_image: Callable[[], ImageSource | None] = lambda: None
         self._soon = single_shot(self, 0, self._load)
         self._tabs = QTabBar()
         self._tabs.setExpanding(True)
@@ -212,15 +217,18 @@ class ModelWidget(QWidget):
             self.intensities.set_value(choice.spec.normalization)
         self.editor.set_value(config)
 
-    def save_to(self, path: str, to: str = NATIVE.key) -> None:
+    def save_to(
+        self, path: str, to: str = NATIVE.key, request: PackageRequest | None = None
+    ) -> None:
         """Save the model in the background; an existing file of exactly this name is replaced.
 
-        `to` is a format, see `unetari.model.export.export_model`.
+        `to` is a format, see `unetari.model.export.export_model`; packages need a request.
         """
         choice = self.value()
         if choice is None:
             return
-        self._saving.start(partial(save, choice, path, to))
+        more = () if request is None else (request,)
+        self._saving.start(partial(save, choice, path, to, *more))
         self._update_save()
         self.message.show_text("Saving...", State.BUSY)
 
@@ -343,14 +351,31 @@ class ModelWidget(QWidget):
         path, chosen = QFileDialog.getSaveFileName(
             self, "Save model", f"{name}{NATIVE.suffixes[0]}", ";;".join(filters)
         )
-        if path:
-            self.save_to(path, filters[chosen].key)
+        kind = filters.get(chosen, NATIVE)
+        if path and kind is not NATIVE:
+            path = path.removesuffix(NATIVE.suffixes[0])  # the name that was suggested
+        if path and kind.is_package and choice is not None:
+            self._ask_for_card(choice, path, kind.key)
+        elif path:
+            self.save_to(path, kind.key)
+
+    def _ask_for_card(self, choice: ModelChoice, path: str, to: str) -> None:
+        self.export_form.open(
+            choice.spec,
+            choice.get,
+            to,
+            partial(self.save_to, path, to),
+            source=self.current_image(),
+            attachments=choice.get().attachments if choice.is_trained else None,
+        )
 
     def _on_saved(self, path: Path) -> None:
+        self.export_form.on_saved()
         self._update_save()
         self.message.show_text(f"Saved to {path}", State.GOOD)
 
     def _on_save_failed(self, error: Exception) -> None:
+        self.export_form.on_failed(str(error) or type(error).__name__)
         self._update_save()
         self.message.show_text(str(error) or type(error).__name__, State.PROBLEM)
 

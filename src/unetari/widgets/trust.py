@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from qtpy.QtCore import Qt
+from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import (
     QDialog,
     QDialogButtonBox,
@@ -56,7 +57,15 @@ class TrustDialog(QDialog):
         column = QVBoxLayout(self)
         column.addLayout(facts)
         column.addWidget(TextLabel(_QUESTION))
+        column.addStretch(1)
         column.addWidget(buttons)
+
+    def showEvent(self, event: QShowEvent | None) -> None:  # noqa: N802 (Qt's name)
+        """Take the height that the texts need: Qt's own hint is that of the narrowest dialog."""
+        super().showEvent(event)
+        layout = self.layout()
+        if layout is not None:
+            self.resize(self.width(), layout.totalHeightForWidth(self.width()))
 
     def text(self) -> str:
         """Return what is shown of the file."""

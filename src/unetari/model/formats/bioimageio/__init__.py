@@ -10,9 +10,9 @@ from pathlib import Path
 from unetari.model import kinds
 from unetari.model.formats.bioimageio.package import find_description
 from unetari.model.formats.bioimageio.reading import load
-from unetari.model.formats.bioimageio.writing import save
+from unetari.model.formats.bioimageio.writing import draw_preview, save
 
-__all__ = ["KIND", "load", "save", "sniff"]
+__all__ = ["KIND", "draw_preview", "load", "save", "sniff"]
 
 KIND = kinds.BIOIMAGEIO
 

@@ -100,10 +100,11 @@ def check_card(spec: ModelSpec) -> None:
     problems = find_problems(spec)
     if not problems:
         return
+    lacking = "; ".join(f"{field.name} ({text.rstrip('.')})" for field, text in problems.items())
     python = ", ".join(f"{field.name}={field.python}" for field in problems)
     options = ", ".join(field.option for field in problems)
     raise ConfigError(
-        f"A BioImage.IO package must say more than the model does. {' '.join(problems.values())} "
+        f"A BioImage.IO package must say more than the model does: {lacking}. "
         f"Give it with model.replace({python}); on the command line with {options}."
     )
 
