@@ -7,9 +7,35 @@ Every message gives the value, the rule it broke, and the fix.
 
 from __future__ import annotations
 
+import unicodedata
+
+_OTHER_DIRECTIONS = "".join(map(chr, (*range(0x202A, 0x202F), *range(0x2066, 0x206A))))
+
 
 class UnetariError(Exception):
     """Base class of every error unetari raises on purpose."""
+
+    def __str__(self) -> str:
+        """Return the message; what a file put into it cannot change the terminal that shows it."""
+        return printable(super().__str__())
+
+
+def printable(text: str) -> str:
+    r"""Write out the characters that change how a text around them is shown.
+
+    Examples
+    --------
+    >>> print(printable("red: \x1b[31m"))
+    red: \x1b[31m
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(ascii(c)[1:-1] if _is_hidden(c) else c for c in text)
+
+
+def _is_hidden(character: str) -> bool:
+    hidden = unicodedata.category(character) in ("Cc", "Cs") or character in _OTHER_DIRECTIONS
+    return hidden and character not in "\n\t"
 
 
 class ConfigError(UnetariError, ValueError):

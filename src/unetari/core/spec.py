@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from unetari.core.config import FrozenModel, UNetConfig
 from unetari.core.network import NetworkConfig
 from unetari.core.normalization import Normalization
+from unetari.errors import printable
+
+Text = Annotated[str, AfterValidator(printable)]
+"""What people read; a file cannot change the terminal by it."""
 
 
 class ModelSpec(FrozenModel):
@@ -18,23 +22,23 @@ class ModelSpec(FrozenModel):
     """Options of the network; of a network that is no `UNet`, what is known of it."""
     normalization: Normalization = Normalization()
     """Intensity normalization applied before the network."""
-    class_names: tuple[str, ...] = ()
+    class_names: tuple[Text, ...] = ()
     """One name per label, background first; empty for "class 1", "class 2", ..."""
-    name: str = ""
+    name: Text = ""
     """Short name, such as "nuclei-2d"."""
-    description: str = ""
+    description: Text = ""
     """What the model segments, and in which images."""
-    voxel_size: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    voxel_size: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] = ()
     """Voxel size of the training images, ([z,] y, x) in micrometre; empty if unknown."""
-    authors: tuple[str, ...] = ()
+    authors: tuple[Text, ...] = ()
     """Who made the model."""
-    license: str = ""
+    license: Text = ""
     """Licence of the model file (an SPDX identifier)."""
-    citations: tuple[str, ...] = ()
+    citations: tuple[Text, ...] = ()
     """What to cite when the model is used, an entry each."""
-    tags: tuple[str, ...] = ()
+    tags: tuple[Text, ...] = ()
     """Words to find the model by, such as "nuclei" or "fluorescence"."""
-    data_credit: str = ""
+    data_credit: Text = ""
     """The training data, its licence, and the citation it asks for."""
     training: dict[str, Any] = Field(default_factory=dict)
     """Record of the training run: options, scores, versions."""

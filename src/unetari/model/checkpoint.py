@@ -30,6 +30,8 @@ from unetari.model.weights import LoadOptions
 
 __all__ = ["Model", "bundled_models", "load_model", "save_model"]
 
+_LONGEST = 2000  # characters of an error
+
 
 @dataclass(frozen=True, eq=False)
 class Model:
@@ -178,13 +180,19 @@ def load_model(
     except UntrustedModelError:
         raise  # it names the file
     except ModelFileError as error:
-        raise ModelFileError(f"{name}: {error}") from error
+        raise ModelFileError(f"{name}: {_shortened(str(error))}") from error
     except OSError as error:
         raise ModelFileError(
             f"{name}: It cannot be read ({error.strerror or error}). "
             "Check the file and its permissions."
         ) from error
     return Model(loaded.network, loaded.spec, name, digest, loaded.notes, loaded.attachments)
+
+
+def _shortened(message: str) -> str:
+    """Return a message as far as people read it; what it quotes may be as long as a file."""
+    half = _LONGEST // 2
+    return message if len(message) <= _LONGEST else f"{message[:half]} ... {message[-half:]}"
 
 
 def save_model(model: Model, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
@@ -260,6 +268,11 @@ def _locate(path_or_name: str) -> Iterator[Path]:
             yield path
         return
     path = Path(path_or_name).expanduser()
+    if not _is_text(path):
+        raise ModelFileError(
+            "Its name, or a folder's on the way to it, is not valid UTF-8, and not every library "
+            "that reads models can open it. Rename it."
+        )
     if not path.exists():
         names = ", ".join(bundled_models()) or "none"
         raise ModelFileError(
@@ -274,6 +287,14 @@ def _locate(path_or_name: str) -> Iterator[Path]:
     if path.stat().st_size == 0:
         raise ModelFileError("The file is empty. Copy or download it again.")
     yield path
+
+
+def _is_text(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _hash(path: Path) -> str:

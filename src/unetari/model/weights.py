@@ -30,7 +30,7 @@ AnyActivation = Literal[Activation, "leaky0.01", "silu", "rrelu", "prelu", "line
 """The activation functions of the networks of this and other programs."""
 
 _Network = TypeVar("_Network", bound=nn.Module)
-_BLOCK = re.compile(r"down_blocks\.(\d+)\.")
+_BLOCK = re.compile(r"down_blocks\.(\d{1,9})\.")
 MARKER = "down_blocks.0.conv1.weight"
 """Name of a weight that every U-Net of unetari has."""
 _FINAL = "conv_final.weight"
@@ -205,7 +205,8 @@ def _valid_config(options: dict[str, Any]) -> UNetConfig:
         return UNetConfig(**options)
     except ConfigError as error:
         raise ModelFileError(
-            f"The weights belong to a network that cannot be built: {error} Expected {_EXPECTED}."
+            f"The weights belong to a network that cannot be built: {error} Use the weights of "
+            f"{_EXPECTED}."
         ) from error
 
 
@@ -324,7 +325,7 @@ def _check_names(expected: Weights, weights: Weights, network: str) -> None:
 
 def _check_shapes(expected: Weights, weights: Weights, network: str) -> None:
     wrong = [
-        f"{name} has shape {tuple(weights[name].shape)} instead of {tuple(tensor.shape)}"
+        f"{name} has shape {_shape(weights[name])} instead of {tuple(tensor.shape)}"
         for name, tensor in expected.items()
         if weights[name].shape != tensor.shape
     ]
@@ -334,6 +335,10 @@ def _check_shapes(expected: Weights, weights: Weights, network: str) -> None:
             f"The weights do not fit the network: {'; '.join(wrong[:3])}{more}. "
             f"Save the state_dict of {network}."
         )
+
+
+def _shape(tensor: Tensor) -> str:
+    return str(tuple(tensor.shape)) if tensor.ndim < 10 else f"of {tensor.ndim} axes"
 
 
 def _convert(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:

@@ -25,6 +25,8 @@ MAX_TABLE = 4 * 2**20
 """Largest table of contents, in bytes: reading it costs ten times its size."""
 MAX_DEPTH = 16
 """Most folders within each other."""
+MAX_NAME = 512
+"""Most characters of a name, with its folders."""
 MAX_UNPACKED = 2**28
 """Bytes that any archive may unpack to, however small it is."""
 MAX_RATIO = 50
@@ -134,7 +136,9 @@ def _chunks(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, size: int) -> Iter
                 left -= len(chunk)
                 yield chunk
     except _DAMAGED as error:
-        raise ModelFileError(f"{_quoted(entry)} cannot be unpacked ({error}). {_AGAIN}") from error
+        raise ModelFileError(
+            f"{_quoted(entry)} cannot be unpacked ({str(error)[:200]}). {_AGAIN}"
+        ) from error
     if left:
         raise ModelFileError(
             f"{_quoted(entry)} unpacks to {entry.file_size - left:,} bytes, and "
@@ -238,7 +242,7 @@ def check_entries(entries: list[zipfile.ZipInfo], size: int, table: int) -> None
         raise ModelFileError(
             f"It claims to unpack from {size:,} to {unpacked:,} bytes, as archives do that are "
             f"made to fill memory (at most {MAX_RATIO} times their size is unpacked). If it is "
-            "meant to be so, unpack it yourself and open the folder."
+            "meant to be so, pack it again without compression."
         )
 
 
@@ -295,6 +299,11 @@ def check_name(name: str) -> None:
         raise ModelFileError(
             f"{name[:80]!r} leads out of the package. Pack the files into one folder, and name "
             "them from there."
+        )
+    if len(name) > MAX_NAME:
+        raise ModelFileError(
+            f"{name[:80]!r}... is a name of {len(name):,} characters, and at most {MAX_NAME} are "
+            "read. Pack it again with shorter names."
         )
     if len(parts) > MAX_DEPTH:
         raise ModelFileError(

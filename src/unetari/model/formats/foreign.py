@@ -260,7 +260,8 @@ def _find_input(told: Told, options: LoadOptions) -> tuple[Dim, int]:
         )
     if not 1 <= in_channels <= _MOST_CHANNELS:
         raise ModelFileError(
-            f"The network takes {in_channels} channels, and 1 to {_MOST_CHANNELS} are supported."
+            f"The network takes {in_channels} channels, and 1 to {_MOST_CHANNELS} are supported. "
+            "Check how it was exported."
         )
     return (2 if dim == 2 else 3), in_channels
 

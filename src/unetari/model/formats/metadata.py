@@ -14,6 +14,7 @@ FORMAT = "unetari"
 VERSION = 1
 ENTRY = "unetari.json"
 """Name of the text in archives."""
+_LONGEST = 2**22  # characters of a description; those of models trained for days have some 10,000
 
 
 def to_metadata(spec: ModelSpec) -> dict[str, str]:
@@ -34,19 +35,28 @@ def from_metadata(metadata: Mapping[str, str]) -> ModelSpec:
         If a newer unetari wrote it, or it is not valid.
     """
     version = metadata.get("format_version", "")
-    if not version.isdecimal() or int(version) > VERSION:
+    if not (version.isdecimal() and len(version) < 10 and int(version) <= VERSION):
         raise ModelFileError(
-            f"Its format_version is {version!r}, and this unetari reads up to "
+            f"Its format_version is {version[:20]!r}, and this unetari reads up to "
             f"{VERSION}. Install a newer unetari: pip install --upgrade unetari"
         )
-    try:
-        fields: dict[str, Any] = json.loads(metadata.get("spec", ""))
-        return ModelSpec(**fields)
-    except (ValueError, TypeError, RecursionError) as error:
+    text = metadata.get("spec", "")
+    if len(text) > _LONGEST:
         raise ModelFileError(
-            f"The description of the model in its metadata is not valid: {error} "
+            f"The description of the model in its metadata has {len(text):,} characters, and at "
+            f"most {_LONGEST:,} are read. Save the model again with unetari."
+        )
+    try:
+        fields: dict[str, Any] = json.loads(text)
+        spec = ModelSpec(**fields)
+        spec.model_dump_json()  # what is nested too deep can be read, and not written
+    except (ValueError, TypeError, RecursionError) as error:
+        reason = str(error) if len(str(error)) < 1000 else f"{str(error)[:1000]}..."
+        raise ModelFileError(
+            f"The description of the model in its metadata is not valid: {reason} "
             "Save the model again with unetari."
         ) from error
+    return spec
 
 
 def to_text(spec: ModelSpec) -> str:

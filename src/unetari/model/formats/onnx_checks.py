@@ -27,8 +27,14 @@ _SIZES = {
     "Pad": ((1,), 2**28),
 }
 _MOST_BYTES = 2**31 - 1  # the limit of protobuf
+_MOST_NODES = 50_000  # with those of functions wherever they are called
+_MOST_FUNCTIONS, _MOST_CALLS = 500, 20
+_MOST_DEPTH = 4  # graphs within each other: branches of branches
+_MOST_VALUES = 2**31  # of a result, as far as its size does not depend on the image's
+_DAMAGED = "The file is damaged, or made to fill the memory: copy or download it again."
 _VALUES_PER_BYTE = 8  # more than any type packs
 _SMALL = 64
+_LARGE = 2**12  # bytes; the values of such a tensor are no sizes
 
 
 def need(package: str) -> ModuleType:
@@ -75,11 +81,13 @@ def read_graph(path: Path) -> Any:
         raise _damaged("it has no graph")
     _check_opset(model, onnx.defs.onnx_opset_version())
     graphs = list(_graphs(model))
+    _check_calls(model)
     for nodes, tensors in graphs:
         _check_nodes(nodes)
         for tensor in tensors:
             _check_tensor(tensor, path.parent)
     _check_sizes(graphs, onnx.numpy_helper)
+    _check_results(model, onnx)
     return model
 
 
@@ -117,15 +125,20 @@ def _graphs(model: Any) -> Iterator[_Graph]:
         yield from _of_nodes(list(function.node), [])
 
 
-def _within(graphs: list[Any]) -> Iterator[_Graph]:
+def _within(graphs: list[Any], depth: int = 0) -> Iterator[_Graph]:
+    if graphs and depth > _MOST_DEPTH:
+        raise ModelFileError(
+            f"Its graphs lie within each other more than {_MOST_DEPTH} deep. Export the network "
+            "without control flow."
+        )
     for graph in graphs:
         tensors = list(graph.initializer)
         for sparse in graph.sparse_initializer:
             tensors += [sparse.values, sparse.indices]
-        yield from _of_nodes(list(graph.node), tensors)
+        yield from _of_nodes(list(graph.node), tensors, depth)
 
 
-def _of_nodes(nodes: list[Any], tensors: list[Any]) -> Iterator[_Graph]:
+def _of_nodes(nodes: list[Any], tensors: list[Any], depth: int = 0) -> Iterator[_Graph]:
     inner: list[Any] = []
     for attribute in (attribute for node in nodes for attribute in node.attribute):
         tensors += [attribute.t] if attribute.HasField("t") else []
@@ -135,7 +148,37 @@ def _of_nodes(nodes: list[Any], tensors: list[Any]) -> Iterator[_Graph]:
         inner += [attribute.g] if attribute.HasField("g") else []
         inner += attribute.graphs
     yield nodes, tensors
-    yield from _within(inner)
+    yield from _within(inner, depth + 1)
+
+
+def _check_calls(model: Any) -> None:
+    """Refuse functions that call themselves, or each other so often that nobody could run them."""
+    functions = {(f.domain, f.name): f for f in model.functions}
+    counts: dict[tuple[str, str], int] = {}
+    open_calls: list[tuple[str, str]] = []
+
+    def count(graphs: Iterator[_Graph]) -> int:
+        return sum(1 + count_call((n.domain, n.op_type)) for nodes, _ in graphs for n in nodes)
+
+    def count_call(key: tuple[str, str]) -> int:
+        if key not in functions:
+            return 0
+        if key in open_calls or len(open_calls) > _MOST_CALLS:
+            raise ModelFileError(
+                f"Its function {key[1][:80]!r} calls itself, or lies in too many others. {_DAMAGED}"
+            )
+        if key not in counts:
+            open_calls.append(key)
+            counts[key] = count(_of_nodes(list(functions[key].node), []))
+            open_calls.pop()
+        return counts[key]
+
+    total = count(_within([model.graph]))
+    if total > _MOST_NODES or len(functions) > _MOST_FUNCTIONS:
+        raise ModelFileError(
+            f"Its graph has {total:,} operators in {len(functions):,} functions, and at most "
+            f"{_MOST_NODES:,} in {_MOST_FUNCTIONS} are run. Export the network in a simpler form."
+        )
 
 
 def _check_nodes(nodes: list[Any]) -> None:
@@ -143,7 +186,7 @@ def _check_nodes(nodes: list[Any]) -> None:
         if node.op_type in _LOOPS:
             raise ModelFileError(
                 f"Its graph holds a {node.op_type}, which may run without end. Only graphs without "
-                "loops are opened: export the network without control flow."
+                "loops are opened. Export the network without control flow."
             )
 
 
@@ -151,13 +194,13 @@ def _check_tensor(tensor: Any, folder: Path) -> None:
     """Refuse a tensor that claims more values than are stored, or lies outside the folder."""
     claimed = prod(tensor.dims)
     if any(size < 0 for size in tensor.dims):
-        raise ModelFileError(f"Its tensor {tensor.name[:80]!r} has a negative size. It is damaged.")
+        raise ModelFileError(f"Its tensor {tensor.name[:80]!r} has a negative size. {_DAMAGED}")
     is_external = tensor.data_location == tensor.EXTERNAL
     stored = _external_size(tensor, folder) if is_external else tensor.ByteSize()
     if claimed > _VALUES_PER_BYTE * stored:
         raise ModelFileError(
             f"Its tensor {tensor.name[:80]!r} claims {claimed:,} values, and {stored:,} bytes are "
-            "stored. The file is damaged, or made to fill the memory."
+            f"stored. {_DAMAGED}"
         )
 
 
@@ -170,7 +213,9 @@ def _external_size(tensor: Any, folder: Path) -> int:
         offset = int(entries.get("offset", "0"))
         length = int(entries.get("length", size - offset))
     except ValueError as error:
-        raise ModelFileError(f"It names no valid part of {file.name}: {error}.") from error
+        raise ModelFileError(
+            f"It names no valid part of {file.name} ({error}). Save the model again."
+        ) from error
     if offset < 0 or length < 0 or offset + length > size:
         raise ModelFileError(
             f"It wants bytes {offset} to {offset + length} of {file.name}, which has {size:,}. "
@@ -181,8 +226,8 @@ def _external_size(tensor: Any, folder: Path) -> int:
 
 def _beside(location: str, folder: Path) -> Path:
     windows = PureWindowsPath(location)
-    file = folder / location
-    climbs = windows.is_absolute() or windows.drive or ".." in windows.parts
+    file = folder / location.replace("\0", "")
+    climbs = windows.is_absolute() or windows.drive or ".." in windows.parts or "\0" in location
     if not location or climbs or not file.resolve().is_relative_to(folder.resolve()):
         raise ModelFileError(
             f"Its weights should be read from {location[:200]!r}, outside the model's folder, and "
@@ -206,8 +251,7 @@ def _check_sizes(graphs: list[_Graph], helper: Any) -> None:
             if values is not None and not abs(float(np.prod(values))) <= most:
                 raise ModelFileError(
                     f"Its {node.op_type} {node.name[:80]!r} would make a result of size "
-                    f"{values.tolist()}, which is refused. The file is damaged, or made to fill "
-                    "the memory."
+                    f"{values.tolist()}, which is refused. {_DAMAGED}"
                 )
 
 
@@ -220,6 +264,27 @@ def _small_constants(graphs: list[_Graph], helper: Any) -> Iterator[tuple[str, A
         for name, tensor in found:
             if prod(tensor.dims) <= _SMALL and tensor.data_location != tensor.EXTERNAL:
                 yield name, _to_array(tensor, helper)
+
+
+def _check_results(model: Any, onnx: Any) -> None:
+    """Refuse results that are huge for the smallest image, however they come about."""
+    skeleton = type(model)()
+    skeleton.CopyFrom(model)
+    for tensor in skeleton.graph.initializer:
+        if tensor.ByteSize() > _LARGE:
+            for field in ("raw_data", "float_data", "double_data", "int32_data", "int64_data"):
+                tensor.ClearField(field)
+    try:
+        graph = onnx.shape_inference.infer_shapes(skeleton, data_prop=True).graph
+    except Exception:  # noqa: BLE001 -- whatever is wrong, onnxruntime says it better
+        return
+    for value in (*graph.value_info, *graph.output):
+        sizes = [dim.dim_value for dim in value.type.tensor_type.shape.dim if dim.dim_value > 0]
+        if prod(sizes) > _MOST_VALUES:
+            raise ModelFileError(
+                f"Its result {value.name[:80]!r} has {prod(sizes):,} values or more, whatever the "
+                f"image. {_DAMAGED}"
+            )
 
 
 def _to_array(tensor: Any, helper: Any) -> Any:

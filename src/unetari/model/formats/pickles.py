@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import pickletools
 import zipfile
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from unetari.errors import ModelFileError
 from unetari.model.formats.archives import read_entry
@@ -30,6 +31,8 @@ _BYTES = {
 }
 _FOLDERS = {"data.pkl": "data", "constants.pkl": "constants"}
 """Pickles of torch's archives, and where the values of their tensors lie."""
+_LONGEST_NAME = 200
+_MOST_PICKLES = 5
 _MOST_BYTES = 2**28  # of one pickle: weights of any network need far less
 
 
@@ -43,11 +46,31 @@ class Global(NamedTuple):
         return f"{self.module}.{self.name}"
 
 
-def find_globals(content: bytes) -> Iterator[Global]:
-    """Yield the names that a pickle of any protocol imports; as far as it can be read."""
-    for opcode, value in _steps(content):
-        if isinstance(value, Global) and opcode in _IMPORTS:
-            yield value
+def find_globals(stream: BinaryIO) -> Iterator[Global]:
+    """Yield the names that pickles of any protocol import, as far as they can be read.
+
+    torch's files from before it wrote archives are several pickles.
+    """
+    for _ in range(_MOST_PICKLES):
+        for opcode, value in _steps(stream):
+            if isinstance(value, Global) and opcode in _IMPORTS:
+                yield value
+
+
+def check_names(stream: BinaryIO) -> None:
+    """Refuse a pickle that imports names nobody has: torch searches them with slow patterns.
+
+    Raises
+    ------
+    ModelFileError
+        If one is longer than names are.
+    """
+    for name in find_globals(stream):
+        if len(str(name)) > _LONGEST_NAME:
+            raise ModelFileError(
+                f"It asks for {str(name)[:40]!r}..., a name of {len(str(name)):,} characters, as "
+                "plain weights never do. Copy or download the file again."
+            )
 
 
 def check_storages(archive: zipfile.ZipFile) -> None:
@@ -71,8 +94,10 @@ def check_storages(archive: zipfile.ZipFile) -> None:
                 f"Its list of tensors has {entry.file_size:,} bytes, and at most {_MOST_BYTES:,} "
                 "are read. Save the weights alone."
             )
+        content = read_entry(archive, entry.filename)
+        check_names(io.BytesIO(content))
         opcode = ""
-        for opcode, value in _steps(read_entry(archive, entry.filename)):
+        for opcode, value in _steps(io.BytesIO(content)):
             if opcode == "BINPERSID":
                 _check_storage(value, folder, sizes)
         if opcode != "STOP":
@@ -109,14 +134,14 @@ _TUPLES = frozenset({"TUPLE", "EMPTY_TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"})
 _IMPORTS = frozenset({"GLOBAL", "STACK_GLOBAL", "INST"})
 
 
-def _steps(content: bytes) -> Iterator[tuple[str, Any]]:
+def _steps(stream: BinaryIO) -> Iterator[tuple[str, Any]]:
     """Yield every opcode with the value that it takes or makes, up to what cannot be read."""
     stack: list[Any] = []
     memo: dict[int, Any] = {}
     try:
-        for opcode, argument, _ in pickletools.genops(content):
+        for opcode, argument, _ in pickletools.genops(stream):
             yield opcode.name, _step(opcode, argument, stack, memo)
-    except (ValueError, IndexError, KeyError, UnicodeDecodeError, OverflowError):
+    except (ValueError, IndexError, KeyError, OverflowError, MemoryError):
         return  # damaged: whoever runs it reports that
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 import re
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from unetari.model import kinds
 from unetari.model.formats.archives import START, check_contents, inner_names, open_archive
 from unetari.model.formats.base import Loaded, load_bare
 from unetari.model.formats.entries import SAVE, find_weights
-from unetari.model.formats.pickles import Global, check_storages, find_globals
+from unetari.model.formats.pickles import check_names, check_storages, find_globals
 from unetari.model.formats.pt2 import is_export
 from unetari.model.formats.torchscript import is_script
 from unetari.model.formats.wrappers import Wrapper, plain_module
@@ -27,7 +26,6 @@ from unetari.model.weights import LoadOptions, Weights
 KIND = kinds.STATE_DICT
 
 _PICKLE = b"\x80"
-_HEAD = 2**20  # bytes of a pickle in which it is looked for what it imports
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 _REASON = re.compile(r"WeightsUnpickler error: (.+)")
 
@@ -52,10 +50,12 @@ def _check_file(path: Path) -> None:
     """Refuse what torch should not get to read."""
     with path.open("rb") as file:
         start = file.read(len(START))
-    if start != START:
-        if not start.startswith(_PICKLE):  # torch would try more readers, such as tarfile
-            raise _refused(path, f"WeightsUnpickler error: it starts with {start!r}")
-        return
+        if start != START:
+            if not start.startswith(_PICKLE):  # torch would try more readers, such as tarfile
+                raise _refused(path, f"WeightsUnpickler error: it starts with {start!r}")
+            file.seek(0)
+            check_names(file)
+            return
     with open_archive(path) as archive:
         if any(entry.compress_type for entry in archive.infolist()):
             raise ModelFileError(
@@ -82,7 +82,8 @@ def _unpickle(path: Path) -> Any:
 def _refused(path: Path, message: str) -> ModelFileError:
     """Say what a pickle asked for beyond plain weights, if that is why torch refused it."""
     wanted = _GLOBAL.search(message)
-    asked = wanted[1] if wanted else next(_globals(path), None)
+    with path.open("rb") as file:
+        asked = wanted[1] if wanted else next(find_globals(file), None)
     if asked is None:
         # The rest of torch's message advises to switch its protection off.
         reason = _REASON.search(message)
@@ -93,12 +94,6 @@ def _refused(path: Path, message: str) -> ModelFileError:
         f"the weights alone with {SAVE}; of a checkpoint, with torch.save(torch.load(path, "
         "weights_only=False)['state_dict'], new_path)."
     )
-
-
-def _globals(path: Path) -> Iterator[Global]:
-    """Yield what a plain pickle imports."""
-    with path.open("rb") as file:
-        yield from find_globals(file.read(_HEAD))
 
 
 def _unreadable(detail: str) -> ModelFileError:
