@@ -28,6 +28,7 @@ _ROUNDING = 3e-6  # of the largest score: what float32 makes of another order of
 _SWITCH = Lock()
 _USUAL_SIZES = (8, 16, 32, 64, 128)
 _LARGEST_SIZE = 256  # the search for sizes of any kind ends here
+_MOST_VALUES = 2**29  # of all images together that are tried to find a size that is taken
 _FIXED_SIZES = (384, 512, 1024)  # usual among networks of one size
 
 
@@ -145,8 +146,12 @@ def find_shape(network: Blackbox, example: Sequence[int] | None = None) -> tuple
     cubes += [(size,) * network.dim for size in others if size not in _USUAL_SIZES]
     if example is not None:
         cubes.insert(len(_USUAL_SIZES), tuple(example))
-    for shape in cubes:
-        if network.allows(shape) and network.scores(network.noise(shape)) is not None:
+    left = _MOST_VALUES
+    for shape in filter(network.allows, cubes):
+        left -= prod(shape) * network.in_channels
+        if left < 0:
+            break
+        if network.scores(network.noise(shape)) is not None:
             return shape
     largest = max(shape for shape in cubes if network.allows(shape))
     raise NetworkError(

@@ -228,7 +228,7 @@ def _beside(location: str, folder: Path) -> Path:
     windows = PureWindowsPath(location)
     file = folder / location.replace("\0", "")
     climbs = windows.is_absolute() or windows.drive or ".." in windows.parts or "\0" in location
-    if not location or climbs or not file.resolve().is_relative_to(folder.resolve()):
+    if not location or climbs or not _is_within(file, folder):
         raise ModelFileError(
             f"Its weights should be read from {location[:200]!r}, outside the model's folder, and "
             "that is refused. Save the model with its weights in the same file or folder."
@@ -238,6 +238,13 @@ def _beside(location: str, folder: Path) -> Path:
             f"Its weights lie in {location[:200]!r}, which is missing. Put that file beside it."
         )
     return file
+
+
+def _is_within(file: Path, folder: Path) -> bool:
+    try:
+        return file.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError):  # links that lead to each other
+        return False
 
 
 def _check_sizes(graphs: list[_Graph], helper: Any) -> None:

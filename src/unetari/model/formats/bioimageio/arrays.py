@@ -59,8 +59,9 @@ def read_array(package: Package, file: File, limit: int = MAX_BYTES) -> NDArray[
         values = np.frombuffer(content, dtype, offset=stream.tell())
         return values.reshape(shape, order="F" if fortran else "C")
     except Exception as error:  # numpy's parser of headers fails in many ways
+        reason = " ".join(str(error).split())[:200]
         raise ModelFileError(
-            f"{file.name!r} is no array of numbers in numpy's format ({error}). Download the "
+            f"{file.name!r} is no array of numbers in numpy's format ({reason}). Download the "
             "package again."
         ) from error
 

@@ -175,7 +175,12 @@ class _Folder:
             return file.read(size)
 
     def locate(self, name: str) -> Path:
-        path = (self._root / name).resolve()
+        try:
+            path = (self._root / name).resolve()
+        except (OSError, RuntimeError) as error:  # links that lead to each other
+            raise ModelFileError(
+                f"{name!r} leads nowhere ({error}). Copy the file into the folder."
+            ) from error
         if not path.is_relative_to(self._root):
             raise ModelFileError(
                 f"{name!r} is a link that leads out of the package, to {path}. Copy the file "

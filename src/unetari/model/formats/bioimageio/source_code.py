@@ -39,7 +39,8 @@ def build(entry: WeightsEntry, code: bytes, weights: bytes) -> nn.Module:
         raise _failed(entry, error) from error
     if not isinstance(network, nn.Module):
         raise ModelFileError(
-            f"{entry.callable} makes a {type(network).__name__}, and a network of torch is needed."
+            f"{entry.callable} makes a {type(network).__name__}, and a network of torch is needed. "
+            "Use a package with ONNX weights."
         )
     _fill(network, weights)
     return network.eval()
