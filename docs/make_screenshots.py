@@ -56,8 +56,8 @@ class Studio:
 
     def choose_model(self, name: str) -> None:
         """Choose a bundled model and wait until it is loaded."""
-        self.dock.model.set_page("Bundled")
-        self.dock.model.bundled.value = name
+        self.dock.model.set_page("Library")
+        self.dock.model.library.choose(name)
         wait_until(lambda: self.dock.model.value() is not None)
 
     def predict(self, picture_at: int | None = None, name: str = "") -> None:

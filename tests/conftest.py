@@ -24,6 +24,8 @@ atexit.register(shutil.rmtree, _SETTINGS, ignore_errors=True)
 
 # napari reads this once, when it is imported; without it, tests would change the user's settings.
 os.environ["NAPARI_CONFIG"] = str(_SETTINGS / "settings.yaml")
+# The library of models that the user's own napari works with stays as it is, too.
+os.environ["UNETARI_LIBRARY"] = str(_SETTINGS / "library")
 # Child processes inherit these: more threads than cores make a busy machine crawl.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
@@ -52,6 +54,16 @@ def no_widgets_left(request: pytest.FixtureRequest) -> Iterator[None]:
         gc.collect()  # slow, so only where something may be left
     left = set(QApplication.topLevelWidgets()) - before
     assert not left, f"left open: {left}"
+
+
+@pytest.fixture(autouse=True)
+def library_folder(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """Give every test a library of models of its own, empty and not even made yet."""
+    folder = tmp_path_factory.mktemp("library") / "library"
+    monkeypatch.setenv("UNETARI_LIBRARY", str(folder))
+    return folder
 
 
 @pytest.fixture(scope="session")

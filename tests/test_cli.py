@@ -346,8 +346,8 @@ def test_info_shows_card_and_notes(folder: Path) -> None:
     for fact in (
         "name dots",
         "0 background, 1 dot",
-        "0.5 x 0.5 um",
-        "n_blocks=2",
+        "0.5 x 0.5 µm",
+        "2 blocks of",
         "range 0 and 255 to 0 and 1",
         "CC0-1.0",
         "IoU 0.912",
@@ -359,10 +359,10 @@ def test_info_takes_assumptions(folder: Path) -> None:
     import torch
 
     torch.save(build(UNetConfig(n_blocks=2, start_filters=4)).network.state_dict(), folder / "a.pt")
-    assert "activation=relu" in words(succeed("info", "a.pt").stdout)
+    assert ", ReLU," in words(succeed("info", "a.pt").stdout)
     assert "note" in succeed("info", "a.pt").stdout
     text = words(succeed("info", "a.pt", "--assume", "activation=elu").stdout)
-    assert "activation=elu" in text
+    assert ", ELU," in text
 
 
 @pytest.mark.parametrize("arguments", [[], ["--list"]])
@@ -372,7 +372,7 @@ def test_info_lists_bundled_models(arguments: list[str]) -> None:
 
 def test_info_draws_the_network(folder: Path, model_2d: Path, model_3d: Path) -> None:
     result = succeed("info", model_2d, "--diagram", "net.svg")
-    assert "n_blocks=2" in words(result.stdout)
+    assert "2 blocks of" in words(result.stdout)
     assert "net.svg" in result.stderr
     assert (folder / "net.svg").read_text(encoding="utf-8") == unetari.draw_svg(
         UNetConfig(n_blocks=2, start_filters=4)

@@ -88,7 +88,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(built: dict[str, Path]) ->
     expected = {
         path.relative_to(package.parent).as_posix()
         for path in sources
-        if path.suffix in (".py", ".typed", ".safetensors", ".md")
+        if path.suffix in (".py", ".typed", ".safetensors", ".md", ".png")
     }
     with zipfile.ZipFile(built["wheel"]) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}

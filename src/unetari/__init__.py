@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from unetari.inference.predict import predict, predict_tiles
     from unetari.model.checkpoint import Model, bundled_models, load_model, save_model
     from unetari.model.export import export_model
+    from unetari.model.keep import keep_model
     from unetari.model.unet import UNet
 
 __version__ = "0.1.0"
@@ -41,6 +42,7 @@ __all__ = [
     "compute_possible_shapes",
     "draw_svg",
     "export_model",
+    "keep_model",
     "load_model",
     "plan_tiles",
     "predict",
@@ -60,6 +62,7 @@ _HOMES = {
     "compute_possible_shapes": "unetari.core.shapes",
     "draw_svg": "unetari.core.diagram",
     "export_model": "unetari.model.export",
+    "keep_model": "unetari.model.keep",
     "load_model": "unetari.model.checkpoint",
     "plan_tiles": "unetari.core.tiles",
     "predict": "unetari.inference.predict",

@@ -66,6 +66,10 @@ class UntrustedModelError(ModelFileError):
         )
 
 
+class LibraryError(UnetariError):
+    """The library of models cannot be read or written, or has no such model, or has it already."""
+
+
 class NetworkError(UnetariError):
     """A network that cannot be run, or whose output does not lie on the image."""
 

@@ -147,7 +147,7 @@ def test_predict_is_enabled_exactly_when_it_can_work(
     dock.model.set_page("File")
     assert not button.isEnabled()
     assert "Choose a model file" in status.text
-    dock.model.set_page("Bundled")
+    dock.model.set_page("Library")
     wait_for_model(qtbot, dock)
     assert button.isEnabled()
     viewer.layers.remove(layer)
@@ -204,7 +204,7 @@ def test_a_thin_volume_goes_slice_by_slice(
     viewer: napari.Viewer, dock: UnetariDock, qtbot: QtBot
 ) -> None:
     viewer.add_image(np.zeros((2, 64, 64), np.uint8), axis_labels=("z", "y", "x"))
-    dock.model.bundled.value = "tiny-3d"
+    dock.model.library.choose("tiny-3d")
     wait_for_model(qtbot, dock)
     click(dock, "2D network")
     wait_for_model(qtbot, dock)
@@ -246,7 +246,7 @@ def test_devices_that_cannot_be_listed_are_said_and_asked_for_again(
     qtbot.waitUntil(lambda: bool(notifications), timeout=WAIT_MS)
     assert "the driver is too old" in notifications[-1].message
     monkeypatch.setattr(dock_module, "list_devices", lambda: ("cpu", "npu"))
-    dock.model.bundled.value = "tiny-3d"
+    dock.model.library.choose("tiny-3d")
     qtbot.waitUntil(lambda: "npu" in dock.predict.device_field.choices, timeout=WAIT_MS)
 
 
@@ -254,7 +254,7 @@ def test_a_3d_network_and_a_plane_are_refused(
     viewer: napari.Viewer, dock: UnetariDock, qtbot: QtBot, image: np.ndarray
 ) -> None:
     viewer.add_image(image)
-    dock.model.bundled.value = "tiny-3d"
+    dock.model.library.choose("tiny-3d")
     wait_for_model(qtbot, dock)
     assert not dock.predict.predict_button.enabled
     assert dock.predict.status.text == "See 2. Image."

@@ -120,12 +120,12 @@ def test_other_sizes_another_layer_and_another_model_end_the_choice(
     sized.image.layers.set_layer(other)
     assert offers(sized) == [RESCALE]
     click(sized, RESCALE)
-    sized.model.bundled.value = "tiny-2d"
+    sized.model.library.choose("tiny-2d")
     wait_for_model(qtbot, sized)
     assert offers(sized) == []
     assert "rescaled" not in sentences(sized)
     assert predict(qtbot, sized).metadata["unetari"]["scale"] is None
-    sized.model.bundled.value = "sized-2d"
+    sized.model.library.choose("sized-2d")
     wait_for_model(qtbot, sized)
     assert offers(sized) == [RESCALE]
 

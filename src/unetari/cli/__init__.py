@@ -1,4 +1,4 @@
-"""The command line: predict, check, info, export, train, demo.
+"""The command line: predict, check, info, models, export, train, demo.
 
 Results go to stdout; messages, warnings and progress to stderr. Exit codes:
 0 done, 1 an error of unetari's own (a file, an option, memory), 2 wrong usage,
@@ -14,13 +14,14 @@ import typer
 import typer.core
 
 from unetari import __version__
-from unetari.cli import check, demo, export, info, predict, train
+from unetari.cli import check, demo, export, info, models, predict, train
 from unetari.cli.console import ERROR, INTERRUPTED, show_error, show_message
 from unetari.errors import UnetariError
 
 EPILOG = (
     "Exit codes: 0 done, 1 error, 2 wrong usage, 3 the image does not fit (check), 130 interrupted."
 )
+_HELP = {"help_option_names": ["-h", "--help"]}
 
 
 class _Commands(typer.core.TyperGroup):
@@ -49,7 +50,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     epilog=EPILOG,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=_HELP,
 )
 
 
@@ -85,3 +86,6 @@ for command in (
     demo.demo,
 ):
     app.command(epilog=EPILOG if command is check.check else None)(command)
+app.add_typer(
+    models.models, name="models", context_settings={"help_option_names": ["-h", "--help"]}
+)

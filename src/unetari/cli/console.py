@@ -28,17 +28,17 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C."""
 
 ModelOption: TypeAlias = Annotated[
-    str, typer.Option("--model", "-m", help="A model file, or the name of a bundled model.")
+    str, typer.Option("--model", "-m", help="A model file, or the name of a bundled or kept model.")
 ]
 AssumeOption: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(
         "--assume",
         metavar="OPTION=VALUE",
-        help="What bare weights do not tell: activation, conv_mode, up_mode, block_order, normalization, and "
-        "of other programs' networks layer_order, pool_size, full_norm, classes; entry "
-        "chooses among several; what programs do not tell: dim, in_channels, classes, output. "
-        "Repeatable.",
+        help="What bare weights do not tell: activation, conv_mode, up_mode, block_order, "
+        "normalization, and of other programs' networks layer_order, pool_size, full_norm, "
+        "classes; entry chooses among several; what programs do not tell: dim, in_channels, "
+        "classes, output. Repeatable.",
     ),
 ]
 TrustOption: TypeAlias = Annotated[

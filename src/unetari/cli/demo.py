@@ -11,7 +11,6 @@ import typer
 
 from unetari.cli.console import TrustOption, show_message, stdout
 from unetari.errors import ConfigError, ImageFileError, MissingExtraError, OutputExistsError
-from unetari.model.bundled import bundled_models
 
 if TYPE_CHECKING:
     import napari
@@ -29,7 +28,8 @@ _FILL, _EDGE = (0, 150, 255), (255, 200, 0)
 
 def demo(
     model: Annotated[
-        str, typer.Option("--model", "-m", help="Another bundled 2D model, or a model file.")
+        str,
+        typer.Option("--model", "-m", help="Another 2D model: a name or a file."),
     ] = "nuclei-2d",
     window: Annotated[
         bool | None,
@@ -178,9 +178,7 @@ def show_demo(viewer: napari.Viewer, model: str) -> UnetariDock:
     # Window and dock take their sizes in the event loop; the canvas is what they leave.
     single_shot(dock, _LAYOUT_MS, viewer.reset_view).start()
     _predict_once_ready(viewer, dock)
-    if model in bundled_models():
-        dock.model.bundled.set_value(model)
-    else:
+    if not dock.model.library.choose(model):
         dock.model.set_page("File")
         dock.model.file.set_path(model)
     return dock

@@ -30,7 +30,10 @@ _FORMATS = ", ".join(f"{kind.key} ({kind.keeps})" for kind in saved_kinds())
 
 def export(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A model file, or the name of a bundled model.")
+        str,
+        typer.Argument(
+            metavar="MODEL", help="A model file, or the name of a bundled or kept model."
+        ),
     ],
     out: Annotated[
         Path, typer.Option("--out", "-o", help="The file. Without a suffix it gets the format's.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +11,6 @@ from unetari.cli.console import (
     AssumeOption,
     OverwriteOption,
     TrustOption,
-    describe_sizes,
     load,
     parse_sizes,
     show_message,
@@ -22,7 +20,6 @@ from unetari.errors import ConfigError
 from unetari.model.bundled import bundled_models
 
 if TYPE_CHECKING:
-    from unetari.core.network import NetworkConfig
     from unetari.model.checkpoint import Model
 
 
@@ -31,7 +28,7 @@ def info(
         str | None,
         typer.Argument(
             metavar="[MODEL]",
-            help="A model file or a bundled name; without it, the names are listed.",
+            help="A model file, or a bundled or kept name; without it, bundled ones are listed.",
         ),
     ] = None,
     list_all: Annotated[
@@ -63,6 +60,7 @@ def info(
     target = None if diagram is None else check_svg_path(diagram, overwrite=overwrite)
     loaded = load(model, assume, trust)
     _show_card(loaded)
+    _show_change(model, loaded)
     if target is not None:
         _draw(loaded, target, sizes, overwrite)
 
@@ -78,13 +76,25 @@ def _show_card(model: Model) -> None:
     from rich import box
     from rich.table import Table
 
+    from unetari.model.about import describe
+
     table = Table(box=box.SIMPLE, show_header=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    for name, text in _lines(model):
-        if text:
-            table.add_row(name, text)
+    for name, text in describe(model):
+        table.add_row(name, text)
     stdout().print(table)
+
+
+def _show_change(name: str, model: Model) -> None:
+    """Warn if the file is another one than napari opened there before."""
+    from unetari.model.library import Library
+    from unetari.model.library_entry import changed_since, could_be_name
+
+    if not could_be_name(name):
+        remark = changed_since(Library.default().find_recent(name), model.sha256)
+        if remark:
+            show_message(remark, warning=True)
 
 
 def _draw(model: Model, path: Path, shape: tuple[int, ...] | None, overwrite: bool) -> None:
@@ -108,50 +118,3 @@ def _list_bundled() -> None:
         typer.echo(name)
     if not names:
         show_message("No model comes with this installation.")
-
-
-def _lines(model: Model) -> Iterator[tuple[str, str]]:
-    from unetari.core.normalization import describe_intensities
-
-    spec = model.spec
-    yield "name", spec.name
-    yield "description", spec.description
-    yield "classes", ", ".join(f"{i} {name}" for i, name in enumerate(spec.labels))
-    yield "voxel size", f"{describe_sizes(spec.voxel_size)} um" if spec.voxel_size else ""
-    yield from _network_lines(spec.config)
-    yield "normalization", describe_intensities(spec.normalization)
-    yield "authors", ", ".join(spec.authors)
-    yield "licence", spec.license
-    yield "to cite", "; ".join(spec.citations)
-    yield "tags", ", ".join(spec.tags)
-    yield "training data", spec.data_credit
-    yield "validation", _describe_validation(model)
-    yield "file", model.source
-    yield "SHA-256", model.sha256
-    for note in model.notes:
-        yield "note", note
-
-
-def _network_lines(config: NetworkConfig) -> Iterator[tuple[str, str]]:
-    from unetari.core.config import UNetConfig
-    from unetari.core.network import reach_of
-    from unetari.core.shapes import receptive_field
-    from unetari.model.summary import count_parameters
-
-    known = config.model_dump(exclude={"reach", "parameters", "features"})
-    yield "network", ", ".join(f"{key}={value}" for key, value in known.items())
-    reaches = reach_of(config)
-    if isinstance(config, UNetConfig):
-        parameters: int | None = count_parameters(config)
-        seen = [receptive_field(config)] * config.dim
-    else:
-        parameters = config.parameters
-        seen = [2 * reach.margin + 1 for reach in reaches]
-    yield "parameters", "" if parameters is None else f"{parameters:,}"
-    yield "size multiple", describe_sizes(sorted({reach.multiple for reach in reaches}))
-    yield "receptive field", f"{describe_sizes(seen)} voxels"
-
-
-def _describe_validation(model: Model) -> str:
-    score = model.spec.training.get("validation_iou")
-    return f"foreground IoU {score:.3f} on held-out images" if isinstance(score, float) else ""

@@ -125,7 +125,7 @@ def prepare(
         numpy, dask or zarr array of any real dtype. With an `ImageSource`,
         `axes`, `channel` and `grey` are its own.
     model : Model, str or path-like
-        A loaded model, the name of a bundled one, or a path.
+        A loaded model, the name of a bundled or kept one, or a path.
     axes : str, optional
         One letter per axis: T, C, Z, Y, X, and S for RGB samples, such as
         "TCZYX". Default: guessed from the shape.

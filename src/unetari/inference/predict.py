@@ -177,7 +177,7 @@ def predict(
     image : array-like or ImageSource
         numpy, dask or zarr array of any real dtype.
     model : Model, str or path-like
-        A loaded model, the name of a bundled one, or a path.
+        A loaded model, the name of a bundled or kept one, or a path.
     axes, channel, grey, region, scale, device, tile_shape, scores
         As in `unetari.inference.job.prepare`.
 

@@ -48,7 +48,7 @@ class RunRecord(FrozenModel):
     model: ModelSpec
     """Network options, normalization, class names and card of the model."""
     model_source: str
-    """Where the model came from: a bundled name, or a file."""
+    """Where the model came from: a bundled or kept name, or a file."""
     model_sha256: str
     """SHA-256 of the model file, or of the weights of a model in memory."""
     image_shape: tuple[int, ...]

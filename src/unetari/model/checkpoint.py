@@ -24,13 +24,17 @@ from unetari.model.attachments import Attachments
 from unetari.model.bundled import bundled_file, bundled_models
 from unetari.model.files import check_finite, check_target, target_path, whole_file
 from unetari.model.formats import find_format, native
+from unetari.model.formats.base import ASSUMED_INTENSITIES
 from unetari.model.kinds import NATIVE
+from unetari.model.library import Library
+from unetari.model.library_entry import Entry, could_be_name
 from unetari.model.unet import Initializer, UNet
 from unetari.model.weights import LoadOptions
 
 __all__ = ["Model", "bundled_models", "load_model", "save_model"]
 
 _LONGEST = 2000  # characters of an error
+_MOST_NAMES = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,13 +47,15 @@ class Model:
     spec: ModelSpec
     """Options, intensity normalization, class names, model card."""
     source: str
-    """The file, the bundled name, or "built in memory"."""
+    """The file, the bundled or kept name, or "built in memory"."""
     sha256: str
     """Hash of the file; built in memory: of the file that saving would write."""
     notes: tuple[str, ...] = ()
     """What was assumed about the model, a sentence each."""
     attachments: Attachments = field(default_factory=Attachments)
     """Of a model that came in a package: what else is in it, for another package."""
+    kind: str = ""
+    """Key of the file's kind, see `unetari.model.kinds`; empty if built in memory."""
 
     def __post_init__(self) -> None:
         config = getattr(self.network, "config", None)
@@ -128,13 +134,13 @@ class Model:
         if not isinstance(self.network, UNet):
             return dataclasses.replace(self, spec=spec)
         changed = self.from_network(self.network, spec, source=self.source, notes=self.notes)
-        return dataclasses.replace(changed, attachments=self.attachments)
+        return dataclasses.replace(changed, attachments=self.attachments, kind=self.kind)
 
 
 def load_model(
     path_or_name: str | os.PathLike[str], *, trust: bool = False, **options: Any
 ) -> Model:
-    """Load a model from a file, or a bundled one by its name.
+    """Load a model from a file, or a bundled or kept one by its name.
 
     docs/formats.md lists the kinds of files. No file runs code by being
     loaded, unless it is a program and you say that you trust it.
@@ -142,7 +148,8 @@ def load_model(
     Parameters
     ----------
     path_or_name : str or path-like
-        A file, or a name of `bundled_models`, which comes first.
+        A file, or a name: of `bundled_models`, which come first, or of a model
+        in the library, which come before files.
     trust : bool
         Whether the file may run code. Needed for programs (TorchScript,
         torch.export); remembered for files of this content while Python runs.
@@ -151,7 +158,7 @@ def load_model(
         of bare weights `activation`, `conv_mode`, `up_mode` and
         `normalization` (feature normalization as text, or a `Normalization`
         for intensities), of programs `dim`, `in_channels`, `classes` and
-        `output`; `class_names`.
+        `output`; `class_names`. Kept models have those they were kept with.
 
     Returns
     -------
@@ -170,12 +177,15 @@ def load_model(
         If an option is unknown or contradicts the file, or a network is given instead of a path.
     """
     if not isinstance(path_or_name, str | os.PathLike):
-        raise refuse_value(path_or_name, "a path or the name of a bundled model")
-    given = LoadOptions(trust=trust, **options)
+        raise refuse_value(path_or_name, "a path or the name of a model")
     name = os.fspath(path_or_name)
+    kept = None if bundled_file(name) is not None else _find_kept(name)
+    told = kept.options if kept is not None else {}
+    given = LoadOptions(**{**told, **options, "trust": trust})
     try:
-        with _locate(name) as path:
-            loaded = find_format(path).load(path, given)
+        with _locate(name, kept) as path:
+            file_format = find_format(path)
+            loaded = file_format.load(path, given)
             digest = loaded.sha256 or _hash(path)
     except UntrustedModelError:
         raise  # it names the file
@@ -186,7 +196,18 @@ def load_model(
             f"{name}: It cannot be read ({error.strerror or error}). "
             "Check the file and its permissions."
         ) from error
-    return Model(loaded.network, loaded.spec, name, digest, loaded.notes, loaded.attachments)
+    kind = file_format.KIND.key
+    model = Model(loaded.network, loaded.spec, name, digest, loaded.notes, loaded.attachments, kind)
+    if kept is None or kept.intensities is None or "normalization" in given.spec:
+        return model
+    return with_intensities(model, kept.intensities)
+
+
+def with_intensities(model: Model, intensities: Normalization) -> Model:
+    """Return a model with another normalization of intensities; it remains that of its file."""
+    notes = tuple(note for note in model.notes if not note.startswith(ASSUMED_INTENSITIES))
+    spec = model.spec.replace(normalization=intensities)
+    return dataclasses.replace(model, spec=spec, notes=notes)
 
 
 def _shortened(message: str) -> str:
@@ -259,13 +280,29 @@ def refuse_value(value: object, expected: str) -> ConfigError:
     )
 
 
+def is_name(path_or_name: str) -> bool:
+    """Whether `load_model` takes this as the name of a bundled or kept model, and as no path."""
+    return bundled_file(path_or_name) is not None or _find_kept(path_or_name) is not None
+
+
+def _find_kept(name: str) -> Entry | None:
+    return Library.default().find(name) if could_be_name(name) else None
+
+
 @contextmanager
-def _locate(path_or_name: str) -> Iterator[Path]:
-    """Yield the file that a bundled name or a path stands for, once it is worth opening."""
+def _locate(path_or_name: str, kept: Entry | None) -> Iterator[Path]:
+    """Yield the file that a name or a path stands for, once it is worth opening."""
     bundled = bundled_file(path_or_name)
     if bundled is not None:
         with as_file(bundled) as path:
             yield path
+        return
+    if kept is not None:
+        library = Library.default()
+        problem = library.check(kept)
+        if problem is not None:
+            raise ModelFileError(problem)
+        yield library.file_of(kept)
         return
     path = Path(path_or_name).expanduser()
     if not _is_text(path):
@@ -274,10 +311,9 @@ def _locate(path_or_name: str) -> Iterator[Path]:
             "that reads models can open it. Rename it."
         )
     if not path.exists():
-        names = ", ".join(bundled_models()) or "none"
         raise ModelFileError(
-            "There is no such file, and no bundled model of that name. "
-            f"Check the spelling; bundled models: {names}."
+            "There is no such file, and no bundled or kept model of that name. "
+            f"Check the spelling; {_list_names()}."
         )
     if path.is_dir():
         yield path
@@ -295,6 +331,12 @@ def _is_text(path: Path) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _list_names() -> str:
+    names = ", ".join(bundled_models()) or "none"
+    kept = ", ".join(entry.name for entry in Library.default().read().kept[:_MOST_NAMES])
+    return f"bundled models: {names}" + (f"; kept models: {kept}" if kept else "")
 
 
 def _hash(path: Path) -> str:

@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from unetari.core.config import UNetConfig
+from unetari.core.network import NetworkConfig
 from unetari.errors import ShapeError
 
 if TYPE_CHECKING:  # counting needs no torch, so that a window can do it while it is opening
@@ -49,6 +50,11 @@ def count_parameters(config: UNetConfig) -> int:
         total += _conv(2 * channels, channels, 3**dim) + _conv(channels, channels, 3**dim)
         total += 3 * norm * channels
     return total
+
+
+def parameters_of(config: NetworkConfig) -> int | None:
+    """Return the number of parameters of any network; None where its file does not tell."""
+    return count_parameters(config) if isinstance(config, UNetConfig) else config.parameters
 
 
 def _conv(in_channels: int, out_channels: int, weights: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QEvent, QSize, Qt
@@ -16,12 +17,13 @@ from unetari.core.scaling import RIM
 from unetari.core.shapes import Fix, ShapeReport, check_shape
 from unetari.errors import UnetariError
 from unetari.model.bundled import bundled_models
+from unetari.model.thumbnails import draw_prediction
 from unetari.viewer.regions import region_slices
 from unetari.widgets.background import Background, single_shot
 from unetari.widgets.fields import align_labels
 from unetari.widgets.image import GREY, ImageWidget
 from unetari.widgets.messages import State
-from unetari.widgets.model import BUILD, BUNDLED, ModelWidget
+from unetari.widgets.model import BUILD, LIBRARY, ModelWidget
 from unetari.widgets.predict import PredictWidget, format_seconds
 from unetari.widgets.prediction_session import PredictionSession, notify
 from unetari.widgets.prediction_worker import Begun, Ended, PredictionRequest
@@ -75,6 +77,8 @@ class UnetariDock(QScrollArea):
         self._scale = ScaleChoice()
         self._devices = Background(self)
         self._knows_devices = False
+        self._predicted = ""
+        self._begun: Begun | None = None
         self._view_timer = single_shot(self, _VIEW_DELAY_MS, self._update_problem)
         self._lay_out()
         self._connect()
@@ -197,14 +201,17 @@ class UnetariDock(QScrollArea):
         """Take the bundled 2D sibling of a bundled 3D model, else build a 2D network."""
         sibling = self._sibling()
         if sibling:
-            self.model.bundled.value = sibling
+            self.model.library.choose(sibling)
         else:
             self.model.build_with(dim=2)
 
     def _sibling(self) -> str:
         """Return the name of the bundled 2D sibling of a bundled 3D model; empty without one."""
-        name = str(self.model.bundled.value).replace("3d", "2d")
-        return name if self.model.page == BUNDLED and name in bundled_models() else ""
+        listed = self.model.library.value()
+        if self.model.page != LIBRARY or listed is None or listed.origin != "bundled":
+            return ""
+        name = listed.name.replace("3d", "2d")
+        return name if name in bundled_models() else ""
 
     def _problem(self) -> str:
         """Why Predict cannot work now; empty if it can."""
@@ -247,17 +254,20 @@ class UnetariDock(QScrollArea):
             tile_size=self.predict.tile_size,
             scores=self.predict.wants_scores,
         )
+        self._predicted = choice.file_sha256
         self.predict.set_running(True)
         self.ensureWidgetVisible(self.predict.status)
         self.session.start(layer, request)
 
     def _on_begun(self, step: Begun) -> None:
+        self._begun = step
         self.predict.warnings.show_text(" ".join(step.job.warnings))
         reads = step.job.model.spec.normalization.method in WITH_STATISTICS
         self.predict.show_step(_READING if reads else _COMPUTING)
         self._ask_for_devices()
 
     def _on_ended(self, outcome: Ended) -> None:
+        self._draw_picture(outcome)
         text, state = _describe(outcome, self.session)
         seams = outcome.record.seams if outcome.record is not None else None
         # A problem that came up meanwhile must not take the place of the outcome.
@@ -268,6 +278,15 @@ class UnetariDock(QScrollArea):
             str(seams) if seams is not None else "",
             can_predict=not self._problem(),
         )
+
+    def _draw_picture(self, outcome: Ended) -> None:
+        """Have a model of the library show what it found last."""
+        begun, self._begun = self._begun, None
+        is_finished = outcome.record is not None and outcome.record.status == "finished"
+        if begun is not None and self._predicted and is_finished and outcome.error is None:
+            job = begun.job
+            draw = partial(draw_prediction, job.source, job.region, begun.labels)
+            self.model.library.draw_picture(self._predicted, draw)
 
     def showEvent(self, event: QShowEvent | None) -> None:  # noqa: N802 (Qt's name)
         """Align the labels, whose font is known now."""

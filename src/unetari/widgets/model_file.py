@@ -57,12 +57,17 @@ class ModelFilePage(QWidget):
 
     changed = Signal()
     """Emitted when another file or option is chosen."""
+    keep_requested = Signal()
+    """Emitted when the file is to be copied into the library."""
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._path = QLineEdit()
         self._path.setPlaceholderText("A model file of unetari or another program")
         self._browse = QPushButton("Browse...")
+        self.keep_button = QPushButton("Keep in library")
+        self.keep_button.setToolTip("Copy the file, to find the model under Library from now on")
+        self.keep_button.setEnabled(False)
         self._toggle = QToolButton()
         self._toggle.setText("If the file does not tell everything")
         self._toggle.setCheckable(True)
@@ -75,6 +80,7 @@ class ModelFilePage(QWidget):
         self._lay_out()
         self._path.editingFinished.connect(self._on_path_edited)
         self._browse.clicked.connect(self._ask)
+        self.keep_button.clicked.connect(self.keep_requested)
         self._toggle.toggled.connect(self._on_toggled)
         self._form.changed.connect(self._on_option)
         self._known = ""
@@ -87,7 +93,11 @@ class ModelFilePage(QWidget):
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.addLayout(row)
-        column.addWidget(self._toggle)
+        second = QHBoxLayout()
+        second.addWidget(self._toggle)
+        second.addStretch(1)
+        second.addWidget(self.keep_button)
+        column.addLayout(second)
         column.addWidget(self._form.native)
 
     @property
@@ -111,6 +121,10 @@ class ModelFilePage(QWidget):
     def set_option(self, name: str, value: str | int | None) -> None:
         """Choose an option that the file does not tell; None for what it says."""
         self._fields[name].value = value or ""
+
+    def offer_keeping(self, is_possible: bool) -> None:
+        """Allow to keep the file once it is loaded."""
+        self.keep_button.setEnabled(is_possible)
 
     def show_options(self, shown: bool) -> None:
         """Unfold what files may not tell, or fold it away."""
