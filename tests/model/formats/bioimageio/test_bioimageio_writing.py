@@ -210,6 +210,18 @@ def test_normalizations_come_back(normalization: Normalization) -> None:
     assert found.high == pytest.approx(normalization.high)
 
 
+@pytest.mark.parametrize("name", ["nuclei-2d", "nuclei-3d"])
+def test_the_bundled_models_make_valid_descriptions(name: str) -> None:
+    """The halo of 48 voxels of 0.8 micrometre is 48.00000000000001 voxels to bioimageio.spec."""
+    from unetari.model.formats.bioimageio.card import write_description
+
+    spec = load_model(name).spec
+    names = ("weights.onnx", "weights.pt", "test_input.npy", "test_output.npy")
+    described = read_description(write_description(spec, dict.fromkeys(names, "0" * 64), 18))
+    sizes = [axis.scale for axis in described.inputs[0].axes[2:]]
+    assert sizes == pytest.approx(spec.voxel_size, rel=1e-15)
+
+
 def run(*arguments: str) -> Any:
     from typer.testing import CliRunner
 
@@ -339,11 +351,16 @@ def test_other_formats_hold_no_papers(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["2d", "3d", "nuclei-2d"])
-def test_bioimageio_core_finds_nothing_wrong(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["2d", "3d", "nuclei-2d", "nuclei-3d", "panseg"])
+def test_bioimageio_core_finds_nothing_wrong(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     pytest.importorskip("bioimageio.core")
-    if kind == "nuclei-2d":
+    if kind.startswith("nuclei"):
         model = load_model(kind)
+    elif kind == "panseg":
+        folder = request.getfixturevalue("shared") / "models" / "panseg_unet3d_checkpoint"
+        model = load_model(folder / "best_checkpoint.pytorch").replace(**CARD)
     else:
         dim = int(kind[0])
         model = build(UNetConfig(n_blocks=2, start_filters=4, dim=dim, up_mode="nearest"))

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
+from math import inf, nextafter
 from typing import Any
 
 from unetari import __version__
@@ -156,9 +157,21 @@ def _input(spec: ModelSpec, test: dict[str, str]) -> dict[str, Any]:
 def _space(spec: ModelSpec) -> list[dict[str, Any]]:
     """Return the spatial axes without sizes."""
     axes: list[dict[str, Any]] = [{"type": "space", "id": name} for name in _AXES[spec.config.dim]]
-    for axis, size in zip(axes, spec.voxel_size, strict=False):
-        axis |= {"scale": size, "unit": "micrometer"}
+    halos = [_halo(reach) for reach in reach_of(spec.config)]
+    for axis, size, halo in zip(axes, spec.voxel_size, halos, strict=False):
+        axis |= {"scale": _scale(size, halo), "unit": "micrometer"}
     return axes
+
+
+def _scale(size: float, halo: int) -> float:
+    """Return a voxel size with which bioimageio.spec finds the halo to be an integer.
+
+    It computes halo * size / size, which is 48.00000000000001 for 48 and 0.8; a
+    size that is larger by the least possible is not.
+    """
+    while halo * size / size != halo:
+        size = nextafter(size, inf)
+    return size
 
 
 def _input_size(reach: Reach) -> Any:
@@ -196,8 +209,14 @@ def _is_logits(config: NetworkConfig) -> bool:
 
 def _output_size(name: str, reach: Reach) -> dict[str, Any]:
     size = {"tensor_id": "image", "axis_id": name, "offset": -2 * reach.loss}
-    halo = reach.trim if reach.loss else reach.halo
-    return {"size": size, **({"halo": halo} if halo and reach.largest is None else {})}
+    halo = _halo(reach)
+    return {"size": size, **({"halo": halo} if halo else {})}
+
+
+def _halo(reach: Reach) -> int:
+    if reach.largest is not None:
+        return 0
+    return reach.trim if reach.loss else reach.halo
 
 
 _FLOAT = {"id": "ensure_dtype", "kwargs": {"dtype": "float32"}}
