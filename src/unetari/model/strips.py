@@ -95,6 +95,11 @@ class Blackbox:
                 f"The network returns a {type(output).__name__}, and one tensor of scores is "
                 "needed. Wrap it so that it returns the scores alone."
             )
+        if output.layout != torch.strided:
+            raise NetworkError(
+                f"The network returns a tensor of layout {output.layout}, and an ordinary one is "
+                "needed. Wrap it so that it returns its scores as such (to_dense)."
+            )
         if not output.is_floating_point():
             raise NetworkError(
                 f"The network returns {output.dtype} values, and floating-point scores are "

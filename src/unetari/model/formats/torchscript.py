@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import nn
 from unetari.core.spec import ModelSpec
 from unetari.errors import ModelFileError
 from unetari.model import kinds
-from unetari.model.formats.archives import check_contents, inner_names, open_archive
+from unetari.model.formats.archives import check_contents, inner_names, open_archive, read_entry
 from unetari.model.formats.base import Loaded
 from unetari.model.formats.foreign import ForeignNetwork, describe, told_by_weights
 from unetari.model.formats.metadata import ENTRY, from_text, to_text
@@ -27,6 +28,13 @@ REASON = (
     "TorchScript is a program, and starts to run when it is opened: it can read every file that "
     "you can, overwrite files, and run without end."
 )
+
+_TOKEN = re.compile(
+    r"""(?:"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*')|[(\[{)\]},]|\n *"""
+    r"|[-+*/%@~&|^<>.]|\b(?:not|and|or|if|else|lambda)\b"
+)
+"""Texts, brackets, the beginnings of lines, and what expressions are joined by."""
+_DEEPEST, _LONGEST_ROW, _PER_LEVEL = 100, 500, 5
 
 
 def sniff(path: Path) -> bool:
@@ -61,6 +69,34 @@ def check_archive(path: Path) -> None:
     with open_archive(path) as archive:
         check_contents(archive)
         check_storages(archive)
+        for name in archive.namelist():
+            if "/code/" in name and name.endswith(".py"):
+                check_code(read_entry(archive, name).decode("utf-8", "replace"))
+
+
+def check_code(code: str) -> None:
+    """Refuse code whose expressions lie within each other so deep that reading ends the process.
+
+    Raises
+    ------
+    ModelFileError
+        If they do.
+    """
+    rows = [0]  # how many operators follow each other, in every bracket that is open
+    for token in _TOKEN.findall(code):
+        if token in "([{":
+            rows.append(0)
+        elif token in ")]}":
+            rows[-1:] = [] if len(rows) > 1 else [0]
+        elif token == "," or (token[0] == "\n" and len(rows) == 1):
+            rows[-1] = _PER_LEVEL * (len(token) // 2)  # blocks are indented by two
+        elif token[0] not in "\n\"'":
+            rows[-1] += 1
+        if len(rows) > _DEEPEST or rows[-1] > _LONGEST_ROW:
+            raise ModelFileError(
+                "Its code holds expressions that are nested too deep to be read. Export the "
+                "network again with torch.jit."
+            )
 
 
 def read_program(content: bytes) -> tuple[nn.Module, str]:
