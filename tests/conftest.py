@@ -26,6 +26,7 @@ atexit.register(shutil.rmtree, _SETTINGS, ignore_errors=True)
 os.environ["NAPARI_CONFIG"] = str(_SETTINGS / "settings.yaml")
 # The library of models that the user's own napari works with stays as it is, too.
 os.environ["UNETARI_LIBRARY"] = str(_SETTINGS / "library")
+os.environ["UNETARI_CACHE"] = ""
 # Child processes inherit these: more threads than cores make a busy machine crawl.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
@@ -63,6 +64,16 @@ def library_folder(
     """Give every test a library of models of its own, empty and not even made yet."""
     folder = tmp_path_factory.mktemp("library") / "library"
     monkeypatch.setenv("UNETARI_LIBRARY", str(folder))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def measurements_folder(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """Give every test a folder of its own for what is measured of networks."""
+    folder = tmp_path_factory.mktemp("cache") / "measurements"
+    monkeypatch.setenv("UNETARI_CACHE", str(folder))
     return folder
 
 

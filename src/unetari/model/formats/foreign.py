@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from unetari.errors import ConfigError, ModelFileError, NetworkError
 from unetari.model.formats.base import Loaded, note_on_intensities
 from unetari.model.formats.metadata import check_told
 from unetari.model.formats.wrappers import Wrapper
+from unetari.model.measurements import measure_once
 from unetari.model.probe import Probe, probe_network
 from unetari.model.strips import LOUD, Blackbox
 from unetari.model.weights import LoadOptions
@@ -76,6 +77,8 @@ class Told:
     """A size that the network takes, ([z,] y, x)."""
     parameters: int | None = None
     """Number of parameters."""
+    sha256: str = ""
+    """Hash of the content, under which measurements are kept; empty to keep none."""
 
 
 def describe(
@@ -216,13 +219,16 @@ def _measure(network: nn.Module, told: Told, options: LoadOptions) -> Loaded:
                 f"are {', '.join(_OPTIONS)}. Leave it out."
             )
     dim, in_channels = _find_input(told, options)
-    try:
-        probe = probe_network(
-            network, dim=dim, in_channels=in_channels, example_shape=told.example_shape
-        )
-    except NetworkError as error:
-        raise NetworkError(f"{error} It was tried with {_input(dim, in_channels)}.") from error
-    kind = _measure_output(network, dim, in_channels, probe.reaches)
+    depends_on = {
+        "sha256": told.sha256,
+        "dim": dim,
+        "in_channels": in_channels,
+        "example_shape": told.example_shape,
+    }
+    found = measure_once(
+        _Measured, depends_on, lambda: _probe(network, dim, in_channels, told.example_shape)
+    )
+    probe, kind = found.probe, found.output
     config = ForeignConfig(
         architecture=told.architecture,
         dim=dim,
@@ -237,6 +243,18 @@ def _measure(network: nn.Module, told: Told, options: LoadOptions) -> Loaded:
     )
     spec = ModelSpec(config=config, **options.spec)
     return Loaded(network, spec, _notes(probe, kind, spec, options))
+
+
+def _probe(
+    network: nn.Module, dim: int, in_channels: int, example_shape: tuple[int, ...] | None
+) -> _Measured:
+    try:
+        probe = probe_network(
+            network, dim=dim, in_channels=in_channels, example_shape=example_shape
+        )
+    except NetworkError as error:
+        raise NetworkError(f"{error} It was tried with {_input(dim, in_channels)}.") from error
+    return _Measured(probe, _measure_output(network, dim, in_channels, probe.reaches))
 
 
 def _input(dim: int, in_channels: int) -> str:
@@ -266,10 +284,17 @@ def _find_input(told: Told, options: LoadOptions) -> tuple[Dim, int]:
     return (2 if dim == 2 else 3), in_channels
 
 
-class _Output(NamedTuple):
+@dataclass(frozen=True)
+class _Output:
     classes: Literal["exclusive", "independent"]
     output: Literal["logits", "probabilities"]
     reason: str
+
+
+@dataclass(frozen=True)
+class _Measured:
+    probe: Probe
+    output: _Output
 
 
 def _measure_output(

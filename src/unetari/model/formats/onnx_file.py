@@ -69,8 +69,8 @@ def _describe(path: Path, model: Any, written: ModelSpec | None, options: LoadOp
     told = read_told(model)
     network = OnnxNetwork(make_program(path, model))
     network.check()
-    loaded = describe(network, written, told, options)
-    return replace(loaded, sha256=_hash([path, *external_files(model, path.parent)]))
+    sha256 = _hash([path, *external_files(model, path.parent)])
+    return replace(describe(network, written, replace(told, sha256=sha256), options), sha256=sha256)
 
 
 def _read_written(model: Any) -> ModelSpec | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +56,8 @@ def load(path: Path, options: LoadOptions) -> Loaded:
     warnings.filterwarnings("ignore", r".*LeafSpec.* is deprecated", FutureWarning)
     program, text = read_program(content)
     network = ForeignNetwork(program.module())
-    return describe(network, from_text(text), _read_told(program), options)
+    told = replace(_read_told(program), sha256=hashlib.sha256(content).hexdigest())
+    return describe(network, from_text(text), told, options)
 
 
 def read_program(content: bytes) -> tuple[torch.export.ExportedProgram, str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,7 @@ def load(path: Path, options: LoadOptions) -> Loaded:
     weights = dict(module.state_dict())
     count = sum(parameter.numel() for parameter in module.parameters())
     told = told_by_weights(KIND.name, weights, count)
+    told = replace(told, sha256=hashlib.sha256(content).hexdigest())
     return describe(ForeignNetwork(module), from_text(text), told, options)
 
 

@@ -43,7 +43,8 @@ from unetari.model.formats.bioimageio.weights import (
 )
 from unetari.model.formats.foreign import Told, as_foreign
 from unetari.model.formats.metadata import check_told
-from unetari.model.probe import probe_network
+from unetari.model.measurements import measure_once
+from unetari.model.probe import Probe, probe_network
 from unetari.model.weights import LoadOptions
 
 _ROUNDING = 1e-3
@@ -265,11 +266,8 @@ def _describe(opened: Opened, terms: _Terms) -> tuple[ForeignConfig, tuple[str, 
         _check_channels(config.in_channels, config.out_channels, terms)
         return config.replace(architecture=f"{config.architecture} ({kind})"), ()
     dim: Literal[2, 3] = 3 if "z" in terms.given.space else 2
-    bare = Packaged(opened.network, terms.given, terms.made).eval()
     try:
-        probe = probe_network(
-            bare, dim=dim, in_channels=terms.given.channels, example_shape=_example_shape(terms)
-        )
+        probe = _probe(opened, terms, dim)
     except NetworkError as error:
         raise ModelFileError(str(error)) from error
     except MemoryError as error:
@@ -292,6 +290,22 @@ def _describe(opened: Opened, terms: _Terms) -> tuple[ForeignConfig, tuple[str, 
         parameters=opened.parameters,
     )
     return config, (*probe.sentences(), *_contradictions(pairs, terms.given.space))
+
+
+def _probe(opened: Opened, terms: _Terms, dim: int) -> Probe:
+    bare = Packaged(opened.network, terms.given, terms.made).eval()
+    channels, example = terms.given.channels, _example_shape(terms)
+    depends_on = {
+        "sha256": opened.sha256,
+        "axes": [terms.given.letters, terms.made.letters],
+        "in_channels": channels,
+        "example_shape": example,
+    }
+    return measure_once(
+        Probe,
+        depends_on,
+        lambda: probe_network(bare, dim=dim, in_channels=channels, example_shape=example),
+    )
 
 
 def _example_shape(terms: _Terms) -> tuple[int, ...]:

@@ -53,6 +53,8 @@ class Opened:
     """Whether it is what the package says, and not only looks like it."""
     parameters: int | None = None
     notes: tuple[str, ...] = ()
+    sha256: str = ""
+    """Hash of the weights, under which measurements are kept; empty to keep none."""
 
 
 @dataclass(frozen=True)
@@ -152,16 +154,17 @@ def _plain(options: LoadOptions, entry: WeightsEntry) -> LoadOptions:
 
 def _open_onnx(source: Source, entry: WeightsEntry) -> Opened:
     content = source.read(entry.file)
+    digest = hashlib.sha256(content)
     try:
         if entry.external is None:
             with temporary_file(content, ".onnx") as path:
                 network, parameters = _read_onnx(path)
         else:
-            source.read(entry.external)
+            digest.update(source.read(entry.external))
             network, parameters = _read_onnx(source.package.locate(entry.file.name))
     except ModelFileError as error:
         raise _UnusableError(f"cannot be used: {error}") from error
-    return Opened(network, "ONNX", parameters=parameters)
+    return Opened(network, "ONNX", parameters=parameters, sha256=digest.hexdigest())
 
 
 def _read_onnx(path: Path) -> tuple[nn.Module, int]:
@@ -187,7 +190,8 @@ def _open_torchscript(source: Source, entry: WeightsEntry) -> Opened:
     for parameter in module.parameters():
         parameter.requires_grad = False  # torch warns of copies of what could be trained
     parameters = sum(parameter.numel() for parameter in module.parameters())
-    return Opened(ForeignNetwork(module), "TorchScript", parameters=parameters)
+    digest = hashlib.sha256(content).hexdigest()
+    return Opened(ForeignNetwork(module), "TorchScript", parameters=parameters, sha256=digest)
 
 
 def _open_code(source: Source, entry: WeightsEntry) -> Opened:
