@@ -44,7 +44,9 @@ def check(model: Model, shape: tuple[int, ...], seed: int = 0) -> None:
     assert result.record.n_tiles > 1
     expected = whole_pass(model, image)
     np.testing.assert_allclose(result.scores, expected, atol=1e-5)
-    np.testing.assert_array_equal(result.labels, result.scores.argmax(0))
+    # Softmax rounds logits that differ in their last bits to the same score.
+    chosen = np.take_along_axis(result.scores, result.labels[None].astype(int), axis=0)[0]
+    np.testing.assert_array_equal(chosen, result.scores.max(0))
 
 
 @pytest.mark.parametrize("normalization", ["none", "batch"])

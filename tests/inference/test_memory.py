@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Mapping, Sequence
 from math import prod
+from typing import Any
 
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from unetari.core.config import UNetConfig
-from unetari.core.sizes import Reach
+from unetari.core.config import UP_MODES, UNetConfig
+from unetari.core.network import reach_of
+from unetari.core.sizes import Reach, valid_output_size
 from unetari.core.tiles import plan_tiles
-from unetari.inference.memory import bytes_per_voxel, choose_tile_shape, shrink
+from unetari.inference.lean import LeanUNet
+from unetari.inference.memory import choose_tile_shape, count_live, peak_bytes, shrink
+from unetari.model.unet import UNet
 
 GIB = 2**30
 
@@ -26,7 +38,7 @@ def test_planned_tiles_stay_within_half_of_free_memory(
     tile = choose_tile_shape(shape, config, free=free, on_cpu=on_cpu)
     plan = plan_tiles(shape, config, tile_shape=tile)
     smallest = Reach.of(config).smallest_tile
-    fits = prod(plan.tile_shape) * bytes_per_voxel(config) <= free / 2
+    fits = peak_bytes(plan, config) <= free / 2
     assert fits or plan.tile_shape == (smallest,) * config.dim
 
 
@@ -53,3 +65,68 @@ def test_tiles_on_a_cpu_write_much_of_what_they_read(conv_mode: str) -> None:
     tile = choose_tile_shape((300, 300, 300), config, free=64 * GIB, on_cpu=True)
     plan = plan_tiles((300, 300, 300), config, tile_shape=tile)
     assert min(span.size for span in plan[0].inner) >= 96
+
+
+class LiveMemory(TorchDispatchMode):
+    """Counts the bytes of all arrays made while it is active that are still alive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._known: dict[int, int] = {}
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for array in tree_leaves(result):
+            if isinstance(array, Tensor):
+                self._count(array)
+        return result
+
+    def _count(self, array: Tensor) -> None:
+        storage = array.untyped_storage()
+        key = storage._cdata
+        if key not in self._known:
+            self._known[key] = storage.nbytes()
+            self.now += storage.nbytes()
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self._forget, key)
+
+    def _forget(self, key: int) -> None:
+        self.now -= self._known.pop(key)
+
+
+@given(data=st.data())
+@settings(max_examples=60)
+def test_what_is_alive_is_counted(data: st.DataObject) -> None:
+    dim = data.draw(st.sampled_from([2, 3]))
+    n_blocks = data.draw(st.integers(1, 4))
+    config = UNetConfig(
+        dim=dim,
+        n_blocks=n_blocks,
+        start_filters=8,
+        up_mode=data.draw(st.sampled_from(UP_MODES[dim])),
+        conv_mode=data.draw(st.sampled_from(["same", "valid"])),
+        normalization=data.draw(st.sampled_from(["none", "batch", "instance", "group4"])),
+        planar_blocks=(0,) if dim == 3 and data.draw(st.booleans()) else (),
+    )
+    rules = [reach.rule for reach in reach_of(config)]
+    sizes = [rule.above(rule.smallest + data.draw(st.integers(1, 60))) for rule in rules]
+    part = []
+    for axis, size in zip(range(-dim, 0), sizes, strict=True):
+        output = valid_output_size(size, config, axis)
+        start = data.draw(st.integers(0, output - 1))
+        part.append(slice(start, data.draw(st.integers(start + 1, output))))
+    with torch.device("meta"):  # sizes without values
+        network = LeanUNet(UNet(config).eval())
+        image = torch.empty(1, 1, *sizes)
+    with torch.inference_mode(), LiveMemory() as memory:
+        network(image, part)
+    scores = config.out_channels * prod(cut.stop - cut.start for cut in part)
+    assert memory.peak / 4 <= count_live(config, sizes, part) + scores
+    assert count_live(config, sizes, part) <= memory.peak / 4

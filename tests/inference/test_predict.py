@@ -192,7 +192,7 @@ def test_labels_survive_a_failing_measurement_of_seams(
     def fail(*_: Any) -> None:
         raise OutOfMemoryError("full")
 
-    monkeypatch.setattr("unetari.inference.predict.measure_seams", fail)
+    monkeypatch.setattr("unetari.inference.engine.measure_seams", fail)
     model = make_model(normalization="instance", n_blocks=2)
     job = prepare(noise(150, 170), model, tile_shape=(88, 88), device="cpu")
     record = collect(job).record
@@ -222,8 +222,8 @@ def test_cancel_between_layers_keeps_finished_tiles(make_model: MakeModel) -> No
 def fail_above(voxels: int, monkeypatch: pytest.MonkeyPatch) -> None:
     forward = runner.Runner._forward
 
-    def limited(self: runner.Runner, block: Any, decide: Any) -> Any:
-        return None if block[0].size > voxels else forward(self, block, decide)
+    def limited(self: runner.Runner, block: Any, part: Any, decide: Any) -> Any:
+        return None if block[0].size > voxels else forward(self, block, part, decide)
 
     monkeypatch.setattr(runner.Runner, "_forward", limited)
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from unetari.inference.job import Job
-    from unetari.inference.predict import TileResult
+    from unetari.inference.engine import TileResult
     from unetari.inference.record import RunRecord
     from unetari.model.checkpoint import Model
     from unetari.storage.images import ImageFile

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from unetari.errors import ShapeError
 
@@ -140,3 +141,89 @@ def count_spoilt(levels: Sequence[AxisLevel]) -> int:
             spoilt = 2 * spoilt - 2 * min(level.stencil[0][0], 0) - (level.stencil != COPY)
         spoilt = max(spoilt + level.resized, gate)
     return spoilt
+
+
+class DecoderStep(NamedTuple):
+    """What the decoder's block of one level works on, on one axis."""
+
+    skip: slice
+    """The voxels of the encoder's features that are joined."""
+    up: slice
+    """Those of the features upsampled from the next level."""
+    result: slice
+    """Those of the block's output that go on."""
+
+
+class DecoderPlan(NamedTuple):
+    """What the decoder works on, on one axis."""
+
+    steps: tuple[DecoderStep, ...]
+    """One per level but the deepest, from the image's resolution on."""
+    deepest: slice
+    """The voxels of the deepest features that are upsampled."""
+
+
+def plan_decoder(
+    levels: Sequence[AxisLevel], size: int, part: slice, *, valid: bool = False
+) -> DecoderPlan:
+    """Plan the least that a decoder computes for a part of its output.
+
+    Parameters
+    ----------
+    levels : sequence of AxisLevel
+        From the image's resolution to the deepest.
+    size : int
+        Size of the network's input; it fits the network.
+    part : slice
+        The part of the output that is wanted, start and stop given.
+    valid : bool
+        Whether the blocks' convolutions go without zero padding. The decoder then
+        works on what there is, and only its last output is cut.
+
+    Returns
+    -------
+    DecoderPlan
+
+    Examples
+    --------
+    >>> plan_decoder([AxisLevel(2, 2), AxisLevel(2)], 32, slice(8, 16)).steps[0].skip
+    slice(6, 18, None)
+    """
+    if valid:
+        return _plan_valid_decoder(levels, size, part)
+    steps = []
+    start, stop = part.start, part.stop
+    for level in levels[:-1]:
+        first, last = max(0, start - level.decoder), min(size, stop + level.decoder)
+        size //= level.pool
+        low, high = level.coarse(first, last - 1)
+        low, high = max(0, low), min(size, high + 1)
+        origin = level.pool * low
+        steps.append(
+            DecoderStep(
+                skip=slice(first, last),
+                up=slice(first - origin, last - origin),
+                result=slice(start - first, stop - first),
+            )
+        )
+        start, stop = low, high
+    return DecoderPlan(tuple(steps), slice(start, stop))
+
+
+def _plan_valid_decoder(levels: Sequence[AxisLevel], size: int, part: slice) -> DecoderPlan:
+    sizes = []
+    for level in levels:
+        sizes.append(size - 2 * level.encoder)
+        size = sizes[-1] // level.pool
+    deepest = size = sizes[-1]
+    steps: list[DecoderStep] = []
+    for level, encoded in zip(reversed(levels[:-1]), reversed(sizes[:-1]), strict=True):
+        size *= level.pool
+        crop = (encoded - size) // 2
+        result = slice(0, size - 2 * level.decoder)
+        steps.insert(0, DecoderStep(slice(crop, crop + size), slice(0, size), result))
+        size = result.stop
+    if not steps:
+        return DecoderPlan((), part)
+    steps[0] = steps[0]._replace(result=part)
+    return DecoderPlan(tuple(steps), slice(0, deepest))

@@ -17,7 +17,7 @@ from unetari.core.shapes import check_shape
 from unetari.core.source import ImageSource
 from unetari.core.tiles import Span, TilePlan, plan_tiles, resolve_span
 from unetari.errors import AxesError, ShapeError
-from unetari.inference.memory import choose_tile_shape
+from unetari.inference.memory import choose_tile_shape, peak_bytes
 from unetari.inference.record import RunRecord
 from unetari.model.checkpoint import Model, load_model
 from unetari.model.device import free_memory, resolve_device
@@ -82,6 +82,11 @@ class Job:
         """Number of tiles, over all frames."""
         return len(self.frames) * len(self.plan)
 
+    @property
+    def peak_bytes(self) -> int:
+        """Predicted peak memory of a tile on the device, in bytes; weights come on top."""
+        return peak_bytes(self.plan, self.model.spec.config)
+
     def record(self, **outcome: Any) -> RunRecord:
         """Describe the run; `outcome` adds what is known only afterwards."""
         return RunRecord(
@@ -98,6 +103,7 @@ class Job:
             tile_shape=self.plan.tile_shape,
             halo=self.plan.halo,
             n_tiles=self.n_tiles,
+            peak_bytes=self.peak_bytes,
             device=self.device,
             warnings=self.warnings,
             **outcome,

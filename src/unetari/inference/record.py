@@ -72,6 +72,8 @@ class RunRecord(FrozenModel):
     """Voxels per side that a tile reads and does not write."""
     n_tiles: int
     """Number of tiles, over all frames."""
+    peak_bytes: int = 0
+    """Predicted peak memory of a tile on the device, in bytes."""
     device: str
     """The device, such as "cpu" or "cuda:0"."""
     precision: Literal["float32"] = "float32"

@@ -100,6 +100,13 @@ def autocrop(skip: Tensor, up: Tensor) -> Tensor:
 class _Block(nn.Module):
     """A block whose convolutions are each followed by activation and normalization."""
 
+    conv1: nn.Module
+    conv2: nn.Module
+    act1: nn.Module
+    act2: nn.Module
+    norm1: nn.Module
+    norm2: nn.Module
+
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
         self._norm_first = config.block_order == "conv-norm-act"
@@ -109,6 +116,11 @@ class _Block(nn.Module):
         first, second = (norm, act) if self._norm_first else (act, norm)
         followed: Tensor = second(first(x))
         return followed
+
+    def convolve(self, x: Tensor) -> Tensor:
+        """Compute the two convolutions."""
+        x = self.follow(self.conv1(x), self.act1, self.norm1)
+        return self.follow(self.conv2(x), self.act2, self.norm2)
 
 
 class DownBlock(_Block):
@@ -130,8 +142,7 @@ class DownBlock(_Block):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the pooled features and, for the skip connection, those before pooling."""
-        x = self.follow(self.conv1(x), self.act1, self.norm1)
-        x = self.follow(self.conv2(x), self.act2, self.norm2)
+        x = self.convolve(x)
         return self.pool(x), x
 
 
@@ -162,9 +173,7 @@ class UpBlock(_Block):
         if self.reduces_after_up:
             x = self.conv0(x)
         x = self.follow(x, self.act0, self.norm0)
-        x = torch.cat((x, skip), dim=1)
-        x = self.follow(self.conv1(x), self.act1, self.norm1)
-        return self.follow(self.conv2(x), self.act2, self.norm2)
+        return self.convolve(torch.cat((x, skip), dim=1))
 
 
 class UNet(nn.Module):

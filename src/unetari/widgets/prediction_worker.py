@@ -18,7 +18,7 @@ from unetari.core.source import ImageSource
 
 if TYPE_CHECKING:
     from unetari.inference.job import Job
-    from unetari.inference.predict import TileResult
+    from unetari.inference.engine import TileResult
     from unetari.inference.record import RunRecord
     from unetari.model.checkpoint import Model
 

@@ -1,0 +1,239 @@
+"""`Engine`: reads, normalizes, computes and decides the tiles of one job."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from unetari.core.normalization import IntensityMap, fit_intensity
+from unetari.core.tiles import Span, Tile, plan_tiles, read_mirrored
+from unetari.errors import Cancelled, OutOfMemoryError
+from unetari.inference.job import Frame, Job
+from unetari.inference.memory import shrink
+from unetari.inference.record import Seams
+from unetari.inference.rescale import rescale, restore
+from unetari.inference.runner import Result, Runner, to_labels, to_scores
+from unetari.inference.seams import measure_seams
+from unetari.model.device import resolve_device
+
+
+@dataclass(frozen=True)
+class TileResult:
+    """The finished part of one tile."""
+
+    index: int
+    """Number of the tile, from 0; parts of a tile that was split share it."""
+    total: int
+    """Number of tiles of the job."""
+    where: tuple[slice, ...]
+    """Where it belongs in an array of `Job.labels_shape`."""
+    labels: NDArray[np.unsignedinteger[Any]]
+    """Class per voxel, uint8 (uint16 beyond 256 classes), one axis per label axis."""
+    scores: NDArray[np.float32] | None
+    """Probabilities, (classes, ...), if the job asks for them."""
+
+
+Decided = tuple[NDArray[Any], NDArray[np.float32] | None]
+"""Labels, ([Z,] Y, X), and if the job asks for them scores, (classes, [Z,] Y, X)."""
+
+
+class Engine:
+    """Reads, normalizes and computes the tiles of one job."""
+
+    def __init__(self, job: Job, should_stop: Callable[[], bool]) -> None:
+        self._job = job
+        self._dim = job.model.spec.config.dim
+        self._should_stop = should_stop
+        self._runner = Runner(job.model.network, resolve_device(job.device), should_stop)
+        self._intensity: tuple[Frame | None, IntensityMap] | None = None
+        self.tile_shape = job.plan.tile_shape
+        """Largest outer size of a tile; smaller than planned once memory has run short."""
+        self.notes = self._runner.notes
+        """What the user should know of how the network is run."""
+
+    def compute(self, frame: Frame, tile: Tile) -> Iterator[tuple[Tile, Decided]]:
+        """Yield what was decided for what a tile writes, in parts once memory has run short.
+
+        Nothing if no voxel of the image belongs to a tile of the rescaled one.
+        """
+        if not all(span.size > 0 for span in self._written(tile)):
+            return
+        if self._fits_as_planned:
+            decided = self._try(frame, tile)
+            if decided is not None:
+                yield tile, decided
+                return
+        yield from self._compute_in_parts(frame, tile)
+
+    @property
+    def _fits_as_planned(self) -> bool:
+        return self.tile_shape == self._job.plan.tile_shape
+
+    def _compute_in_parts(self, frame: Frame, tile: Tile) -> Iterator[tuple[Tile, Decided]]:
+        parts = plan_tiles(
+            self._job.plan.shape,
+            self._job.model.spec.config,
+            tile_shape=self.tile_shape,
+            region=tile.inner,
+            rim=self._job.rim,
+        )
+        for part in parts:
+            if not all(span.size > 0 for span in self._written(part)):
+                continue
+            decided = self._try(frame, part)
+            if decided is None:
+                yield from self._compute_in_parts(frame, part)
+            else:
+                yield part, decided
+
+    def _try(self, frame: Frame, tile: Tile) -> Decided | None:
+        """Compute one tile; lower the limit and return None if it does not fit in memory."""
+        try:
+            part = self._needed(tile)
+            return self._compute(frame, tile.outer, part, lambda output: self._decide(output, tile))
+        except MemoryError as error:
+            smaller = shrink(tile.shape, self._job.model.spec.config, self._job.rim)
+            if smaller is None:
+                raise OutOfMemoryError(
+                    f"{error} It is the smallest tile this network allows. Free memory, use "
+                    "another device, or a network with fewer blocks or filters."
+                ) from error
+        self.tile_shape = smaller
+        return None
+
+    def _written(self, tile: Tile) -> tuple[Span, ...]:
+        """Return the box of the image that a tile writes."""
+        scaling = self._job.scaling
+        if scaling is None:
+            return tile.inner
+        # At the ends of a region, rescaled voxels have neighbours of the image outside of it.
+        within = zip(scaling.written(tile.inner), self._job.spatial_region, strict=True)
+        return tuple(
+            Span(max(span.start, part.start), min(span.stop, part.stop)) for span, part in within
+        )
+
+    def _needed(self, tile: Tile) -> tuple[slice, ...]:
+        """Return the part of the network's output that a tile needs."""
+        scaling = self._job.scaling
+        if scaling is None:
+            return tuple(span.slice for span in tile.local)
+        return tuple(
+            span.shifted(local.start - inner.start).slice
+            for span, local, inner in zip(
+                scaling.around(tile.inner), tile.local, tile.inner, strict=True
+            )
+        )
+
+    def _decide(self, output: Tensor, tile: Tile) -> Decided:
+        """Decide what a tile writes, given the part of the network's output that it needs."""
+        config, scaling = self._job.model.spec.config, self._job.scaling
+        if scaling is None:
+            labels = to_labels(output, config)
+            scores = to_scores(output, config) if self._job.wants_scores else None
+        else:
+            # Decided on the image's own grid, where outlines can be finer than on a coarse one.
+            restored = restore(
+                to_scores(output, config),
+                scaling,
+                scaling.around(tile.inner),
+                self._written(tile),
+            )
+            labels = to_labels(restored, config, is_scores=True)
+            scores = restored if self._job.wants_scores else None
+        return labels.cpu().numpy(), None if scores is None else scores.cpu().numpy()
+
+    def _compute(
+        self,
+        frame: Frame,
+        outer: Sequence[Span],
+        part: Sequence[slice] | None,
+        decide: Callable[[Tensor], Result],
+    ) -> Result:
+        """Compute an outer box, or the needed part of the output for it."""
+        block = self._see(frame, outer)
+        if self._should_stop():
+            raise Cancelled("Stopped on request.")
+        return self._runner(block, part, decide)
+
+    def _see(self, frame: Frame, outer: Sequence[Span]) -> NDArray[np.float32]:
+        """Return what the network sees of a box, (C, [Z,] Y, X)."""
+        intensity = self._intensity_of(frame)
+        source, scaling = self._job.source, self._job.scaling
+
+        def read(box: Sequence[Span]) -> NDArray[np.float32]:
+            if self._should_stop():
+                raise Cancelled("Stopped on request.")
+            block = read_mirrored(
+                lambda within: source.read(frame, [span.slice for span in within]),
+                box,
+                source.spatial_shape(self._dim),
+            )
+            return intensity(block)
+
+        if scaling is None:
+            return read(outer)
+        return read_mirrored(lambda box: rescale(read, scaling, box), outer, scaling.rescaled_shape)
+
+    def _intensity_of(self, frame: Frame) -> IntensityMap:
+        normalization = self._job.model.spec.normalization
+        key = frame if normalization.scope == "frame" else None
+        if self._intensity is None or self._intensity[0] != key:
+            blocks = self._job.source.iter_blocks(self._dim, key)
+            fitted = fit_intensity(normalization, self._until_stopped(blocks))
+            self._intensity = (key, fitted)
+        return self._intensity[1]
+
+    def _until_stopped(self, blocks: Iterator[NDArray[Any]]) -> Iterator[NDArray[Any]]:
+        for block in blocks:
+            if self._should_stop():
+                raise Cancelled("Stopped on request.")
+            yield block
+
+    def result(self, index: int, frame: Frame, tile: Tile, decided: Decided) -> TileResult:
+        """Bring what was decided for a tile into the axes of the labels."""
+        job = self._job
+        labels, scores = decided
+        spans = dict(zip(job.source.spatial_axes(self._dim), self._written(tile), strict=True))
+        spans |= {axis: Span(at, at + 1) for axis, at in frame.items()}
+        where = tuple(
+            spans[axis].shifted(-part.start).slice
+            for axis, part in zip(job.source.label_axes, job.region, strict=True)
+        )
+        return TileResult(
+            index=index,
+            total=job.n_tiles,
+            where=where,
+            labels=self._to_label_axes(labels),
+            scores=None if scores is None else self._to_label_axes(scores),
+        )
+
+    def _to_label_axes(self, array: NDArray[Any]) -> NDArray[Any]:
+        """Give ([classes,] [Z,] Y, X) the loop axes too, of length 1."""
+        source = self._job.source
+        spatial = source.spatial_axes(self._dim)
+        lead = array.ndim - len(spatial)
+        loops = [lead + at for at, axis in enumerate(source.label_axes) if axis not in spatial]
+        return np.expand_dims(array, tuple(loops))
+
+    def measure_seams(self) -> Seams | None:
+        """Measure how the tiling shows, where the network cannot be tiled exactly.
+
+        None if the network is exact, the tiles are no longer those of the plan,
+        or the user or the memory cuts the measurement short: the labels are done.
+        """
+        if self._job.model.spec.config.tiles_exactly or not self._fits_as_planned:
+            return None
+        frame = self._job.frames[0]
+        try:
+            return measure_seams(
+                self._job.plan,
+                self._job.model.spec.config,
+                lambda tile: self._compute(frame, tile.outer, None, Tensor.clone),
+            )
+        except (Cancelled, MemoryError):
+            return None
