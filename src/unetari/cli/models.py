@@ -131,9 +131,13 @@ def _library() -> Library:
 
 
 def _ask(question: str, name: str) -> None:
-    if not sys.stdin.isatty():
+    if not _is_terminal():
         raise ConfigError(f"Nobody can be asked here. To remove {name!r}, say --yes.")
     typer.confirm(question, abort=True, err=True)
+
+
+def _is_terminal() -> bool:
+    return sys.stdin.isatty()
 
 
 def _find(library: Library, name: str) -> Entry:

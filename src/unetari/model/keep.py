@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unetari.core.card import CardLine
 from unetari.core.normalization import Normalization
 from unetari.errors import LibraryError
+from unetari.model.about import describe
 from unetari.model.checkpoint import Model, is_name, load_model, with_intensities
 from unetari.model.library import Library, check_single
-from unetari.model.library_entry import Entry, changed_since, check_name, describe_file
+from unetari.model.library_entry import Entry, absolute, changed_since, check_name, describe_file
 from unetari.model.thumbnails import shrink_picture
 
 
@@ -24,6 +26,13 @@ class Opened:
     """What the library knows, or is to know, of the file; None for what was named, not a file."""
     remarks: tuple[str, ...] = ()
     """What the user should know of the file, a sentence each."""
+
+    def describe(self) -> tuple[CardLine, ...]:
+        """Return the model's card; a kept model's says where it came from."""
+        name = self.model.source
+        if self.entry is None or self.entry.path == absolute(name):
+            return describe(self.model)
+        return describe(self.model, f"{name}, a copy of {self.entry.path}")
 
 
 def open_file(

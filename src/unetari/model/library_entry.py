@@ -105,7 +105,7 @@ def propose_name(words: str, taken: Iterable[str]) -> str:
     >>> propose_name("nuclei/best.pt", ["nuclei best"])
     'nuclei best 2'
     """
-    text = _NOT_IN_NAMES.sub(" ", words).strip(" .+-_()")
+    text = " ".join(_NOT_IN_NAMES.sub(" ", words).split()).strip(" .+-_()")
     suffix = next((end for end in all_suffixes() if text.lower().endswith(end)), "")
     text = text[: len(text) - len(suffix)][: _LONGEST_NAME - 5].strip(" .") or "model"
     names = {name.casefold() for name in (*taken, *bundled_models())}

@@ -70,8 +70,9 @@ def _shift(part: slice, by: int) -> slice:
 
 def draw_overlay(plane: NDArray[Any], labels: NDArray[Any]) -> bytes:
     """Draw labels over grey values, both (Y, X), as a small PNG."""
-    low, high = np.percentile(plane, (0.5, 99.7)) if plane.size else (0, 0)
-    grey = np.clip((plane.astype(np.float32) - low) / max(float(high - low), 1e-6), 0, 1) * 255
+    plane = np.nan_to_num(plane.astype(np.float32), nan=0, posinf=0, neginf=0)
+    low, high = np.percentile(plane, (0.5, 99.7))
+    grey = np.clip((plane - low) / max(float(high - low), 1e-6), 0, 1) * 255
     picture = np.repeat(grey[..., None], 3, axis=-1).astype(np.float32)
     where = labels > 0
     colours = _COLOURS[(labels[where].astype(np.int64) - 1) % len(_COLOURS)]

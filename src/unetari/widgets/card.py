@@ -15,6 +15,7 @@ from unetari.core.spec import ModelSpec
 from unetari.widgets.messages import TextLabel
 
 _SHORT = 6  # classes
+_MARGIN = 4  # as labels have it
 
 
 class CardText(QTextEdit):
@@ -34,7 +35,7 @@ class CardText(QTextEdit):
         self.setTabChangesFocus(True)
         self.setStyleSheet("QTextEdit { background: transparent; border: none; padding: 0px; }")
         document = QTextDocument(self)
-        document.setDocumentMargin(0)
+        document.setDocumentMargin(_MARGIN)
         self.setDocument(document)
         layout = document.documentLayout()
         if layout is not None:

@@ -110,6 +110,7 @@ class LibraryPage(QWidget):
         self._changing.done.connect(self._on_changed)
         self._changing.failed.connect(self._on_change_failed)
         self._drawing.done.connect(self.refresh)
+        self._drawing.failed.connect(self._on_read_failed)
 
     def value(self) -> Listed | None:
         """Return the chosen model."""
@@ -188,14 +189,16 @@ class LibraryPage(QWidget):
         self.empty.setText(f'No model matches "{words.strip()}".' if words.strip() else "")
         self.empty.setVisible(bool(words.strip()) and not found)
         self.list.setVisible(bool(found) or not words.strip())
+        self._update()
 
     def _on_chosen(self) -> None:
         self._update()
         self.changed.emit()
 
     def _update(self) -> None:
-        model = self.value()
-        origin = "bundled" if model is None else model.origin
+        model, item = self.value(), self.list.currentItem()
+        is_shown = item is not None and not item.isHidden()
+        origin = model.origin if model is not None and is_shown else "bundled"
         self.rename_button.setEnabled(origin == "kept")
         self.remove_button.setEnabled(origin != "bundled")
         self.locate_button.setVisible(model is not None and model.is_missing)

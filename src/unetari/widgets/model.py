@@ -22,7 +22,6 @@ from unetari.core.network import ForeignConfig
 from unetari.core.source import ImageSource
 from unetari.core.spec import ModelSpec
 from unetari.errors import UntrustedModelError
-from unetari.model.about import describe
 from unetari.model.kinds import NATIVE, saved_kinds
 from unetari.widgets.background import Background, single_shot
 from unetari.widgets.card import CardView
@@ -304,7 +303,7 @@ class ModelWidget(QWidget):
             self.card.show_card(None)
             self.message.show_text("" if choice is None else _UNTRAINED, State.NOTE)
         elif opened is not None:
-            self.card.show_card(opened.model.spec, describe(opened.model))
+            self.card.show_card(opened.model.spec, opened.describe())
             notes = " ".join((*opened.remarks, *opened.model.notes))
             self.message.show_text(notes or "Ready.", State.NOTE if notes else State.GOOD)
         self.changed.emit()
