@@ -123,11 +123,11 @@ def test_falls_back_with_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
     model = Model.from_network(network, ModelSpec(config=network.config))
     image = np.random.default_rng(0).normal(size=(40, 50)).astype(np.float32)
     expected = predict(image, model, scores=True)
-    assert expected.record.warnings == ()
+    assert expected.record.findings == ()
     monkeypatch.setattr(runner, "LeanUNet", Wrong)
     found = predict(image, model, scores=True)
-    assert len(found.record.warnings) == 1
-    assert "gave other numbers" in found.record.warnings[0]
+    assert len(found.record.findings) == 1
+    assert "gave other numbers" in found.record.findings[0]
     assert expected.scores is not None
     assert found.scores is not None
     np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5)

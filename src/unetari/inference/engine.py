@@ -15,9 +15,10 @@ from unetari.core.tiles import Span, Tile, plan_tiles, read_mirrored
 from unetari.errors import Cancelled, OutOfMemoryError
 from unetari.inference.job import Frame, Job
 from unetari.inference.memory import shrink
+from unetari.inference.precision import PrecisionCheck, check_precision, find_precisions
 from unetari.inference.record import Seams
 from unetari.inference.rescale import rescale, restore
-from unetari.inference.runner import Result, Runner, to_labels, to_scores
+from unetari.inference.runner import Precision, Result, Runner, to_labels, to_scores
 from unetari.inference.seams import measure_seams
 from unetari.model.device import resolve_device
 
@@ -49,12 +50,15 @@ class Engine:
         self._job = job
         self._dim = job.model.spec.config.dim
         self._should_stop = should_stop
-        self._runner = Runner(job.model.network, resolve_device(job.device), should_stop)
+        self._runner = self._make_runner("float32")
+        self._untried = list(
+            find_precisions(job.precision, self._runner.device, job.model.network, job.n_tiles)
+        )
+        self.checks: tuple[PrecisionCheck, ...] = ()
+        """How faster formats than float32 did on the first tile."""
         self._intensity: tuple[Frame | None, IntensityMap] | None = None
         self.tile_shape = job.plan.tile_shape
         """Largest outer size of a tile; smaller than planned once memory has run short."""
-        self.notes = self._runner.notes
-        """What the user should know of how the network is run."""
 
     def compute(self, frame: Frame, tile: Tile) -> Iterator[tuple[Tile, Decided]]:
         """Yield what was decided for what a tile writes, in parts once memory has run short.
@@ -155,10 +159,44 @@ class Engine:
         decide: Callable[[Tensor], Result],
     ) -> Result:
         """Compute an outer box, or the needed part of the output for it."""
+        self._settle_precision(frame, outer, part)
         block = self._see(frame, outer)
         if self._should_stop():
             raise Cancelled("Stopped on request.")
         return self._runner(block, part, decide)
+
+    def _make_runner(self, precision: Precision) -> Runner:
+        device = resolve_device(self._job.device)
+        return Runner(self._job.model.network, device, self._should_stop, precision)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of how the network is run."""
+        return self._runner.notes
+
+    @property
+    def precision(self) -> Precision:
+        """The floating-point format in use."""
+        return self._runner.precision
+
+    def _settle_precision(
+        self, frame: Frame, outer: Sequence[Span], part: Sequence[slice] | None
+    ) -> None:
+        """Choose the fastest format that may be used, on the first tile."""
+        if not self._untried or self._untried[0] == self.precision == "float32":
+            return
+        block, config = self._see(frame, outer), self._job.model.spec.config
+        expected = self._runner(block, part, Tensor.clone)
+        for precision in tuple(self._untried):
+            if precision == "float32":
+                break
+            fast = self._make_runner(precision)
+            check = check_precision(fast, expected, block, part, config)
+            self.checks += (check,)
+            if check.passes or self._job.precision != "auto":
+                self._runner = fast
+                break
+        self._untried.clear()
 
     def _see(self, frame: Frame, outer: Sequence[Span]) -> NDArray[np.float32]:
         """Return what the network sees of a box, (C, [Z,] Y, X)."""

@@ -18,6 +18,7 @@ from unetari.core.source import ImageSource
 from unetari.core.tiles import Span, TilePlan, plan_tiles, resolve_span
 from unetari.errors import AxesError, ShapeError
 from unetari.inference.memory import choose_tile_shape, peak_bytes
+from unetari.inference.precision import find_precisions
 from unetari.inference.record import RunRecord
 from unetari.model.checkpoint import Model, load_model
 from unetari.model.device import free_memory, resolve_device
@@ -45,6 +46,8 @@ class Job:
     """The tiles of every frame, on the grid that the network sees."""
     device: str
     """The device, such as "cpu" or "cuda:0"."""
+    precision: str
+    """Floating-point format of the network, or "auto"."""
     wants_scores: bool
     """Whether results carry probabilities."""
     warnings: tuple[str, ...]
@@ -120,6 +123,7 @@ def prepare(
     region: Sequence[slice] | None = None,
     scale: Sequence[float] | None = None,
     device: str = "auto",
+    precision: str = "float32",
     tile_shape: Sequence[int] | None = None,
     scores: bool = False,
 ) -> Job:
@@ -148,6 +152,10 @@ def prepare(
         scores come back on the image's own grid. Default: as it is.
     device : str
         "auto", "cpu", "cuda", "cuda:1", "mps".
+    precision : str
+        "float32" is exact; "tf32", "bf16" and "fp16" are faster where the hardware
+        has them. "auto" takes the fastest that changes at most 0.05 % of the labels
+        of the first tile, and gives finite numbers only.
     tile_shape : sequence of int, optional
         Largest outer size of a tile, ([Z,] Y, X), as the network sees it;
         default: from free memory.
@@ -167,7 +175,7 @@ def prepare(
     ModelFileError
         If the model cannot be loaded.
     DeviceError
-        If the device does not exist.
+        If the device does not exist, or has no such precision.
     """
     model = model if isinstance(model, Model) else load_model(model)
     config = model.spec.config
@@ -194,6 +202,7 @@ def prepare(
     plan = plan_tiles(shape, config, tile_shape=tile_shape, region=part, rim=rim)
     if isinstance(model.network, UNet):
         model.network.check_input((1, config.in_channels, *plan.tile_shape))
+    find_precisions(precision, chosen, model.network, len(plan))
     slices = tuple(bounds[axis].slice for axis in source.label_axes)
     return Job(
         source=source,
@@ -203,6 +212,7 @@ def prepare(
         scaling=scaling,
         plan=plan,
         device=str(chosen),
+        precision=precision,
         wants_scores=scores,
         warnings=_warnings(model, plan),
     )

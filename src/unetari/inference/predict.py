@@ -81,7 +81,9 @@ def run(
         seams = engine.measure_seams() if status == "finished" else None
     return planned.replace(
         status=status,
-        warnings=planned.warnings + engine.notes,
+        remarks=engine.notes,
+        precision=engine.precision,
+        precision_checks=engine.checks,
         tiles_done=done,
         tile_shape=engine.tile_shape,
         seconds=round(time.perf_counter() - clock, 3),
@@ -99,6 +101,7 @@ def predict_tiles(
     region: Sequence[slice] | None = None,
     scale: Sequence[float] | None = None,
     device: str = "auto",
+    precision: str = "float32",
     tile_shape: Sequence[int] | None = None,
     scores: bool = False,
 ) -> Generator[TileResult, None, RunRecord]:
@@ -129,6 +132,7 @@ def predict_tiles(
         region=region,
         scale=scale,
         device=device,
+        precision=precision,
         tile_shape=tile_shape,
         scores=scores,
     )
@@ -146,6 +150,7 @@ def predict(
     region: Sequence[slice] | None = None,
     scale: Sequence[float] | None = None,
     device: str = "auto",
+    precision: str = "float32",
     tile_shape: Sequence[int] | None = None,
     scores: bool = False,
 ) -> Prediction:
@@ -157,7 +162,7 @@ def predict(
         numpy, dask or zarr array of any real dtype.
     model : Model, str or path-like
         A loaded model, the name of a bundled or kept one, or a path.
-    axes, channel, grey, region, scale, device, tile_shape, scores
+    axes, channel, grey, region, scale, device, precision, tile_shape, scores
         As in `unetari.inference.job.prepare`.
 
     Returns
@@ -187,6 +192,7 @@ def predict(
         region=region,
         scale=scale,
         device=device,
+        precision=precision,
         tile_shape=tile_shape,
         scores=scores,
     )

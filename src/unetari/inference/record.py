@@ -11,6 +11,8 @@ from pydantic import Field
 
 from unetari.core.config import FrozenModel
 from unetari.core.spec import ModelSpec
+from unetari.inference.precision import PrecisionCheck
+from unetari.inference.runner import Precision
 
 
 def _versions() -> dict[str, str]:
@@ -76,8 +78,10 @@ class RunRecord(FrozenModel):
     """Predicted peak memory of a tile on the device, in bytes."""
     device: str
     """The device, such as "cpu" or "cuda:0"."""
-    precision: Literal["float32"] = "float32"
+    precision: Precision = "float32"
     """Floating-point format of the network."""
+    precision_checks: tuple[PrecisionCheck, ...] = ()
+    """How the formats that were tried compare with float32 on the first tile."""
     versions: dict[str, str] = Field(default_factory=_versions)
     """Versions of unetari, torch, numpy and Python."""
     started: str = Field(default_factory=_now)
@@ -92,3 +96,12 @@ class RunRecord(FrozenModel):
     """Duration of the run."""
     seams: Seams | None = None
     """Measured disagreement at tile borders; None for networks that tile exactly."""
+    remarks: tuple[str, ...] = ()
+    """What came up while it ran, such as a faster way that could not be used."""
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """What the user should know after the run, a sentence each."""
+        checks = tuple(str(check) for check in self.precision_checks)
+        seams = () if self.seams is None else (str(self.seams),)
+        return (*self.remarks, *checks, *seams)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +20,15 @@ from unetari.model.unet import UNet
 
 Result = TypeVar("Result")
 
+Precision = Literal["float32", "tf32", "bf16", "fp16"]
+"""Floating-point format of a network: tf32 rounds the factors of float32 to 10 bits."""
+
+_DTYPES = {
+    "float32": torch.float32,
+    "tf32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
 _AGREEMENT = 1e-5
 _NOT_LEAN = (
     "The network runs as it is, more slowly: the fast way gave other numbers on this device."
@@ -41,6 +50,8 @@ class Runner:
         Where to run it.
     should_stop : callable
         Asked before every convolution, so that a run ends within one layer.
+    precision : str
+        Floating-point format; others than float32 are for a `UNet`.
     """
 
     def __init__(
@@ -48,14 +59,17 @@ class Runner:
         network: nn.Module,
         device: torch.device,
         should_stop: Callable[[], bool],
+        precision: Precision = "float32",
     ) -> None:
         self.device = device
+        self.precision = precision
         self.notes: tuple[str, ...] = ()
         """What the user should know of how the network is run."""
         self._should_stop = should_stop
         self._network: nn.Module = Plain(copy.deepcopy(network)).to(device).eval()
         if isinstance(network, UNet):
             self._use_lean(network)
+        self._dtype = _DTYPES["float32" if self.notes else precision]
         for module in self._network.modules():
             if not list(module.children()):
                 module.register_forward_pre_hook(self._check)
@@ -64,7 +78,7 @@ class Runner:
         with torch.inference_mode():
             lean = LeanUNet(network).to(self.device).eval()
             if agree(lean, self._network, network.config):
-                self._network = lean
+                self._network = lean.to(_DTYPES[self.precision])
             else:
                 self.notes = (_NOT_LEAN,)
 
@@ -115,9 +129,9 @@ class Runner:
         decide: Callable[[Tensor], Result],
     ) -> Result | None:
         try:
-            with torch.inference_mode(), _full_precision(self.device):
-                batch = torch.from_numpy(block)[None].to(self.device)
-                return decide(self._network(batch, part)[0])
+            with torch.inference_mode(), _rounding(self.device, self.precision):
+                batch = torch.from_numpy(block)[None].to(self.device, self._dtype)
+                return decide(self._network(batch, part)[0].float())
         except (torch.OutOfMemoryError, MemoryError):
             return None
         except RuntimeError as error:
@@ -194,10 +208,10 @@ def to_scores(output: Tensor, config: NetworkConfig) -> Tensor:
 
 
 @contextlib.contextmanager
-def _full_precision(device: torch.device) -> Iterator[None]:
-    """Keep cuDNN from rounding float32 convolutions to TF32, which would break exactness."""
+def _rounding(device: torch.device, precision: Precision) -> Iterator[None]:
+    """Keep cuDNN from rounding float32 convolutions to tf32, which would break exactness."""
     if device.type != "cuda":
         yield
         return
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=precision == "tf32"):
         yield

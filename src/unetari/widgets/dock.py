@@ -251,6 +251,7 @@ class UnetariDock(QScrollArea):
             region=self._region(),
             scale=self._scale.factors,
             device=self.predict.device,
+            precision=self.predict.precision,
             tile_size=self.predict.tile_size,
             scores=self.predict.wants_scores,
         )
@@ -269,13 +270,13 @@ class UnetariDock(QScrollArea):
     def _on_ended(self, outcome: Ended) -> None:
         self._draw_picture(outcome)
         text, state = _describe(outcome, self.session)
-        seams = outcome.record.seams if outcome.record is not None else None
+        findings = outcome.record.findings if outcome.record is not None else ()
         # A problem that came up meanwhile must not take the place of the outcome.
         self._view_timer.stop()
         self.predict.show_outcome(
             text,
             state,
-            str(seams) if seams is not None else "",
+            " ".join(findings),
             can_predict=not self._problem(),
         )
 
@@ -326,5 +327,8 @@ def _describe(outcome: Ended, session: PredictionSession) -> tuple[str, State]:
     if record.status == "cancelled":
         kept = f"{record.tiles_done} of {record.n_tiles} tiles are done and stay."
         return f"Stopped: {kept}", State.NOTE
+    where = record.device
+    if record.precision != "float32":
+        where = f"{record.device} ({record.precision})"
     name = f" Result: {session.labels.name}." if session.labels is not None else ""
-    return f"Done in {format_seconds(record.seconds)} on {record.device}.{name}", State.GOOD
+    return f"Done in {format_seconds(record.seconds)} on {where}.{name}", State.GOOD

@@ -17,8 +17,8 @@ from qtpy.QtCore import QObject, Signal
 from unetari.core.source import ImageSource
 
 if TYPE_CHECKING:
-    from unetari.inference.job import Job
     from unetari.inference.engine import TileResult
+    from unetari.inference.job import Job
     from unetari.inference.record import RunRecord
     from unetari.model.checkpoint import Model
 
@@ -37,6 +37,8 @@ class PredictionRequest:
     """Factors by which the image is rescaled for the network, ([Z,] Y, X)."""
     device: str = "auto"
     """Name of the device."""
+    precision: str = "float32"
+    """Floating-point format of the network."""
     tile_size: int | None = None
     """Largest size of a tile along each axis, in voxels; None for what fits in memory."""
     scores: bool = False
@@ -101,6 +103,7 @@ def _run(request: PredictionRequest, should_stop: Callable[[], bool]) -> Steps:
         region=request.region,
         scale=request.scale,
         device=request.device,
+        precision=request.precision,
         tile_shape=None if size is None else (size,) * model.spec.config.dim,
         scores=request.scores,
     )

@@ -1,0 +1,125 @@
+"""Which floating-point format a network runs in, and what that changes."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor, nn
+
+from unetari.core.config import FrozenModel
+from unetari.core.network import NetworkConfig
+from unetari.errors import DeviceError
+from unetari.inference.runner import Precision, Runner, to_labels
+from unetari.model.unet import UNet
+
+MOST_CHANGED = 0.0005
+"""Largest share of labels that a faster format may change, 0.05 %."""
+_WORTH_IT = 4  # tiles; of fewer, checking takes more time than a faster format saves
+_SUPPORTED: dict[str, tuple[Precision, ...]] = {
+    # The fastest first.
+    "cuda": ("fp16", "bf16", "tf32", "float32"),
+    "mps": ("fp16", "float32"),
+    "cpu": ("bf16", "float32"),
+}
+_CPU_BF16 = ("amx_bf16", "avx512_bf16", "bf16")
+
+
+class PrecisionCheck(FrozenModel):
+    """How a tile came out in another format than float32."""
+
+    precision: Precision
+    """The format."""
+    changed_labels: float = Field(ge=0, le=1)
+    """Share of the labels of the first tile that differ from those in float32."""
+    is_finite: bool
+    """Whether all scores were finite."""
+
+    @property
+    def passes(self) -> bool:
+        """Whether the format may be used without being asked for."""
+        return self.is_finite and self.changed_labels <= MOST_CHANGED
+
+    def __str__(self) -> str:
+        finite = "" if self.is_finite else " and gives numbers that are not finite"
+        return f"{self.precision} changes {self.changed_labels:.3%} of the labels{finite}."
+
+
+def find_precisions(
+    name: str, device: torch.device, network: nn.Module, n_tiles: int
+) -> tuple[Precision, ...]:
+    """Return the formats to try, the fastest first; float32 needs no check.
+
+    Parameters
+    ----------
+    name : str
+        "auto", or one of "float32", "tf32", "bf16" and "fp16".
+    device : torch.device
+        Where the network runs.
+    network : nn.Module
+        The network.
+    n_tiles : int
+        Number of tiles of the run: "auto" is float32 for a few.
+
+    Returns
+    -------
+    tuple of str
+        At least one; the one that was named, or those that "auto" means.
+
+    Raises
+    ------
+    DeviceError
+        If the name is unknown, or the device or the network offers no such format.
+    """
+    supported = _SUPPORTED[device.type] if isinstance(network, UNet) else ("float32",)
+    if name == "auto":
+        if n_tiles < _WORTH_IT or (device.type == "cpu" and not _has_fast_bf16()):
+            return ("float32",)
+        return supported
+    if name not in supported:
+        where = f"on {device.type}" if isinstance(network, UNet) else "with this kind of network"
+        known = name in get_args(Precision)
+        raise DeviceError(
+            f"precision={name!r} {f'does not exist {where}' if known else 'is unknown'}. "
+            f"Choose one of: auto, {', '.join(supported)}."
+        )
+    return tuple(precision for precision in supported if precision == name)
+
+
+def _has_fast_bf16() -> bool:
+    # Older versions of torch do not tell.
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(capabilities.get(name, False) for name in _CPU_BF16)
+
+
+def check_precision(
+    fast: Runner, expected: Tensor, block: NDArray[Any], part: Any, config: NetworkConfig
+) -> PrecisionCheck:
+    """Compare a format with float32 on one tile.
+
+    Parameters
+    ----------
+    fast : Runner
+        Runs the network in the format.
+    expected : Tensor
+        What the network gives in float32 for the tile.
+    block : ndarray of float32, (C, [Z,] Y, X)
+        Normalized intensities of the tile.
+    part : sequence of slice
+        The part of the output that counts.
+    config : UNetConfig or ForeignConfig
+        The network.
+
+    Returns
+    -------
+    PrecisionCheck
+    """
+    found = fast(block, part, Tensor.clone)
+    changed = to_labels(found, config) != to_labels(expected, config)
+    return PrecisionCheck(
+        precision=fast.precision,
+        changed_labels=float(changed.float().mean()),
+        is_finite=bool(torch.isfinite(found).all()),
+    )
