@@ -33,6 +33,18 @@ def printable(text: str) -> str:
     return "".join(ascii(c)[1:-1] if _is_hidden(c) else c for c in text)
 
 
+def as_sentence(text: str) -> str:
+    """Return a text of other libraries with a full stop, so that advice can follow.
+
+    Examples
+    --------
+    >>> as_sentence("no such file")
+    'no such file.'
+    """
+    text = text.strip()
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
 def _is_hidden(character: str) -> bool:
     hidden = unicodedata.category(character) in ("Cc", "Cs") or character in _OTHER_DIRECTIONS
     return hidden and character not in "\n\t"

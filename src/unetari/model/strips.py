@@ -28,6 +28,7 @@ _ROUNDING = 3e-6  # of the largest score: what float32 makes of another order of
 _SWITCH = Lock()
 _USUAL_SIZES = (8, 16, 32, 64, 128)
 _LARGEST_SIZE = 256  # the search for sizes of any kind ends here
+_LARGEST_IMAGE = 2**26  # values of one image
 _MOST_VALUES = 2**29  # of all images together that are tried to find a size that is taken
 _FIXED_SIZES = (384, 512, 1024)  # usual among networks of one size
 
@@ -153,8 +154,9 @@ def find_shape(network: Blackbox, example: Sequence[int] | None = None) -> tuple
         cubes.insert(len(_USUAL_SIZES), tuple(example))
     left = _MOST_VALUES
     for shape in filter(network.allows, cubes):
-        left -= prod(shape) * network.in_channels
-        if left < 0:
+        values = prod(shape) * network.in_channels
+        left -= values
+        if left < 0 or values > _LARGEST_IMAGE:
             break
         if network.scores(network.noise(shape)) is not None:
             return shape

@@ -22,7 +22,7 @@ from unetari.core.config import (
     UpMode,
 )
 from unetari.core.normalization import Normalization
-from unetari.errors import ConfigError, ModelFileError
+from unetari.errors import ConfigError, ModelFileError, as_sentence
 from unetari.model.unet import UNet
 
 Weights = Mapping[str, Tensor]
@@ -205,8 +205,8 @@ def _valid_config(options: dict[str, Any]) -> UNetConfig:
         return UNetConfig(**options)
     except ConfigError as error:
         raise ModelFileError(
-            f"The weights belong to a network that cannot be built: {error} Use the weights of "
-            f"{_EXPECTED}."
+            "The weights belong to a network that cannot be built: "
+            f"{as_sentence(str(error))} Use the weights of {_EXPECTED}."
         ) from error
 
 

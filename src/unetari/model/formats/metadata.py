@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from unetari.core.spec import ModelSpec
-from unetari.errors import ConfigError, ModelFileError
+from unetari.errors import ConfigError, ModelFileError, as_sentence
 from unetari.model.weights import LoadOptions
 
 FORMAT = "unetari"
@@ -53,8 +53,8 @@ def from_metadata(metadata: Mapping[str, str]) -> ModelSpec:
     except (ValueError, TypeError, RecursionError) as error:
         reason = str(error) if len(str(error)) < 1000 else f"{str(error)[:1000]}..."
         raise ModelFileError(
-            f"The description of the model in its metadata is not valid: {reason} "
-            "Save the model again with unetari."
+            f"The description of the model in its metadata is not valid: "
+            f"{as_sentence(reason)} Save the model again with unetari."
         ) from error
     return spec
 

@@ -31,6 +31,7 @@ _MOST_NODES = 50_000  # with those of functions wherever they are called
 _MOST_FUNCTIONS, _MOST_CALLS = 500, 20
 _MOST_DEPTH = 4  # graphs within each other: branches of branches
 _MOST_VALUES = 2**31  # of a result, as far as its size does not depend on the image's
+_MOST_CONSTANTS = 2**26  # of a result that does not depend on the image at all
 _DAMAGED = "The file is damaged, or made to fill the memory: copy or download it again."
 _VALUES_PER_BYTE = 8  # more than any type packs
 _SMALL = 64
@@ -281,17 +282,27 @@ def _check_results(model: Any, onnx: Any) -> None:
         if tensor.ByteSize() > _LARGE:
             for field in ("raw_data", "float_data", "double_data", "int32_data", "int64_data"):
                 tensor.ClearField(field)
-    try:
-        graph = onnx.shape_inference.infer_shapes(skeleton, data_prop=True).graph
+    try:  # without following values: that computes what is to be refused
+        graph = onnx.shape_inference.infer_shapes(skeleton, data_prop=False).graph
     except Exception:  # noqa: BLE001 -- whatever is wrong, onnxruntime says it better
         return
+    variable = _depending_on_image(graph)
     for value in (*graph.value_info, *graph.output):
         sizes = [dim.dim_value for dim in value.type.tensor_type.shape.dim if dim.dim_value > 0]
-        if prod(sizes) > _MOST_VALUES:
+        if prod(sizes) > (_MOST_VALUES if value.name in variable else _MOST_CONSTANTS):
             raise ModelFileError(
                 f"Its result {value.name[:80]!r} has {prod(sizes):,} values or more, whatever the "
                 f"image. {_DAMAGED}"
             )
+
+
+def _depending_on_image(graph: Any) -> set[str]:
+    """Return the names of results that depend on what is put in; the others are computed once."""
+    found = {value.name for value in graph.input} - {tensor.name for tensor in graph.initializer}
+    for node in graph.node:
+        if not found.isdisjoint(node.input):
+            found.update(node.output)
+    return found
 
 
 def _to_array(tensor: Any, helper: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from unetari.errors import MissingExtraError, ModelFileError
+from unetari.errors import MissingExtraError, ModelFileError, as_sentence
 
 OURS = "unetari"
 """Where in `config` we say which file holds the model with all that we know of it."""
@@ -199,8 +199,8 @@ def _invalid(reason: str) -> ModelFileError:
     text = " ".join(reason.split())
     shown = text if len(text) <= 600 else f"{text[:600]}..."
     return ModelFileError(
-        f"bioimageio.spec finds that its description is not valid: {shown} Ask its author to "
-        "correct it."
+        f"bioimageio.spec finds that its description is not valid: {as_sentence(shown)} Ask "
+        "its author to correct it."
     )
 
 
@@ -286,9 +286,7 @@ def _card(described: Any) -> dict[str, Any]:
         "name": described.name,
         "description": described.description[:_MAX_TEXT],
         "authors": tuple(author.name for author in described.authors),
-        "license": f"see {_source(licence.source)}"
-        if hasattr(licence, "source")
-        else licence or "",
+        "license": str(licence or ""),
         "data_credit": str(trained_on or ""),
         "citations": tuple(_citation(entry) for entry in described.cite),
         "tags": tuple(described.tags),

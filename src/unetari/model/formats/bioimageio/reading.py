@@ -14,7 +14,7 @@ from torch import nn
 from unetari.core.network import ForeignConfig
 from unetari.core.sizes import Reach
 from unetari.core.spec import ModelSpec
-from unetari.errors import ConfigError, ModelFileError, NetworkError
+from unetari.errors import ConfigError, ModelFileError, NetworkError, as_sentence
 from unetari.model.formats import native, onnx_file
 from unetari.model.formats.base import Loaded
 from unetari.model.formats.bioimageio import arrays, axes, yaml_text
@@ -112,7 +112,8 @@ def _load_foreign(source: Source, description: Description) -> Loaded:
         loaded = _load_any(source, description)
     except ConfigError as error:
         raise ModelFileError(
-            f"It says something of the model that cannot be: {error} Ask its author to correct it."
+            "It says something of the model that cannot be: "
+            f"{as_sentence(str(error))} Ask its author to correct it."
         ) from error
     check_told(loaded.spec.config.model_dump(), source.options)
     return replace(loaded, spec=loaded.spec.replace(**source.options.spec))
