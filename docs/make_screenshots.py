@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,10 +20,12 @@ from qtpy.QtCore import QEventLoop, Qt, QTimer
 from qtpy.QtWidgets import QWidget
 from skimage.measure import block_reduce
 
-from unetari import UNetConfig
+from unetari import UNetConfig, keep_model, load_model, save_model
 from unetari.errors import UntrustedModelError
 from unetari.model.formats.torchscript import REASON
+from unetari.model.keep import open_file, remember
 from unetari.model.kinds import BIOIMAGEIO
+from unetari.model.library import FOLDER_VARIABLE, Library
 from unetari.widgets.dock import UnetariDock
 from unetari.widgets.export_form import ExportDialog
 from unetari.widgets.trust import TrustDialog
@@ -96,7 +100,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
         pause(20)
 
 
-def make_all(studio: Studio) -> None:
+def make_all(studio: Studio, folder: Path) -> None:
     """Take every picture, in the order in which the tutorial goes."""
     dock = studio.dock
     studio.open_sample("nuclei_2d")
@@ -133,11 +137,14 @@ def make_all(studio: Studio) -> None:
     studio.take("volume")
     show_rescaling(studio)
     show_diagram(studio)
+    show_library(studio, folder)
 
 
 def show_dialogs(studio: Studio) -> None:
     """Show the form for packages, half filled in, and the question whether a file is trusted."""
     choice = studio.dock.model.value()
+    if choice is None:
+        return
     form = ExportDialog(
         choice.spec.replace(license=""),
         choice.get,
@@ -155,6 +162,28 @@ def show_dialogs(studio: Studio) -> None:
     question.open()
     studio.take("trust", question)
     question.reject()
+
+
+def show_library(studio: Studio, folder: Path) -> None:
+    """Show a kept model, a recent file and one that is gone."""
+    library, model = Library.default(), load_model("nuclei-3d")
+    card = {"authors": ("A. Author",), "tags": ("embryo",), "name": "embryos"}
+    keep_model(save_model(model.replace(**card), folder / "embryos.safetensors"))
+    for name in ("trial 7", "trial 8"):
+        path = save_model(model.replace(name=name), folder / f"{name}.safetensors")
+        remember(open_file(path, {}), library)
+    path.unlink()
+    page = studio.dock.model.library
+    page.refresh()
+    wait_until(lambda: "embryos" in page.names())
+    studio.choose_model("embryos")
+    studio.predict()
+    studio.viewer.layers.pop()
+    page.search.setText("3d")
+    studio.dock.model.card.about.setChecked(True)
+    studio.take("library", studio.dock, settle=1500)
+    studio.dock.model.card.about.setChecked(False)
+    page.search.clear()
 
 
 def show_rescaling(studio: Studio) -> None:
@@ -216,9 +245,11 @@ def main() -> None:
     parser.add_argument("--theme", default="dark", choices=("dark", "light"))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    studio = Studio(options.out, options.theme)
-    make_all(studio)
-    studio.viewer.close()
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ[FOLDER_VARIABLE] = str(Path(folder) / "library")
+        studio = Studio(options.out, options.theme)
+        make_all(studio, Path(folder))
+        studio.viewer.close()
 
 
 if __name__ == "__main__":

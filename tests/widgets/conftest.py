@@ -16,7 +16,6 @@ from pytestqt.qtbot import QtBot
 
 import unetari.inference.predict as prediction
 from unetari.core.config import UNetConfig
-from unetari.core.spec import ModelSpec
 from unetari.inference.job import Job
 from unetari.model import bundled
 from unetari.widgets import prediction_worker
@@ -55,15 +54,14 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     for dim in (2, 3):
         config = UNetConfig(n_blocks=2, start_filters=4, dim=dim)
-        network = Model.build(config, seed=0).network
-        spec = ModelSpec(
-            config=config,
-            class_names=("background", "nucleus"),
-            name=f"tiny-{dim}d",
-            description="Nuclei, for tests.",
-            license="CC0-1.0",
-        )
-        save_model(Model.from_network(network, spec), folder / f"tiny-{dim}d.safetensors")
+        card = {
+            "class_names": ("background", "nucleus"),
+            "name": f"tiny-{dim}d",
+            "description": "Nuclei, for tests.",
+            "license": "CC0-1.0",
+        }
+        model = Model.build(config, seed=0).replace(**card)
+        save_model(model, folder / f"tiny-{dim}d.safetensors")
     return folder
 
 

@@ -202,6 +202,9 @@ class LibraryPage(QWidget):
         self.rename_button.setEnabled(origin == "kept")
         self.remove_button.setEnabled(origin != "bundled")
         self.locate_button.setVisible(model is not None and model.is_missing)
+        # Without a model of the user's own there is nothing that these could ever do.
+        for button in (self.rename_button, self.remove_button):
+            button.setVisible(self.list.has_own())
 
     def _ask_name(self) -> None:
         model = self.value()

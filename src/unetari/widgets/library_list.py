@@ -77,6 +77,11 @@ class ModelList(QListWidget):
         model = None if item is None else item.data(_MODEL)
         return model if isinstance(model, Listed) else None
 
+    def has_own(self) -> bool:
+        """Whether there are kept or recent models."""
+        models = (self.model_of(self.item(row)) for row in range(self.count()))
+        return any(model is not None and model.origin != "bundled" for model in models)
+
     def search(self, words: str) -> int:
         """Hide what does not match; return how many rows are left."""
         left = 0
