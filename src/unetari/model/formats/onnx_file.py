@@ -21,6 +21,7 @@ from unetari.model.formats.base import Loaded
 from unetari.model.formats.foreign import Told, describe
 from unetari.model.formats.metadata import ENTRY, from_text, to_text
 from unetari.model.formats.onnx_checks import external_files, need, read_graph
+from unetari.model.formats.onnx_norms import spell_out_norms
 from unetari.model.formats.onnx_session import OnnxNetwork, Program
 from unetari.model.formats.tracing import (
     cannot_write,
@@ -154,6 +155,7 @@ def save(network: nn.Module, spec: ModelSpec, path: Path) -> None:
     model = onnx_graph(network)
     if model is None:
         model = _make_graph(network, spec)
+        spell_out_norms(model)
         _forget_origin(model)
     for entry in [entry for entry in model.metadata_props if entry.key == ENTRY]:
         model.metadata_props.remove(entry)
