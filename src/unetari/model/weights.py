@@ -363,7 +363,7 @@ def _convert(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
 def list_names(names: Iterable[str], limit: int = 3) -> str:
     """Return the first names for a message, and how many more there are."""
     listed = list(names)
-    shown = ", ".join(str(name)[:80] for name in listed[:limit])
+    shown = ", ".join(" ".join(str(name)[:80].split()) for name in listed[:limit])
     if len(listed) > limit:
         return f"{shown} (and {len(listed) - limit} more)"
     return shown or "nothing"

@@ -125,6 +125,8 @@ def run(case: Case, root: Path, task: Task, guard: Guard) -> dict[str, Any]:
         shutil.rmtree(base, ignore_errors=True)
     shown = os.fsencode(path).decode("utf-8", "replace")
     left = sorted(set(after.items()) ^ set(before.items()))
+    if result["outcome"] == "loaded":  # what was measured of a network is kept
+        left = [item for item in left if not item[0].startswith("tmp/measurements")]
     return {**result, "events": sorted(set(events)), "left": left, "path": shown}
 
 
@@ -148,6 +150,7 @@ def _forget() -> None:
 
 def _set_home(base: Path) -> None:
     os.environ |= {"HOME": str(base / "home"), "XDG_CACHE_HOME": str(base / "home")}
+    os.environ["UNETARI_CACHE"] = str(base / "tmp" / "measurements")
     os.environ |= {"TMPDIR": str(base / "tmp"), "CANARY": str(base / "cwd" / "canary")}
     tempfile.tempdir = str(base / "tmp")
     os.chdir(base / "cwd")

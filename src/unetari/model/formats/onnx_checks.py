@@ -276,12 +276,7 @@ def _small_constants(graphs: list[_Graph], helper: Any) -> Iterator[tuple[str, A
 
 def _check_results(model: Any, onnx: Any) -> None:
     """Refuse results that are huge for the smallest image, however they come about."""
-    skeleton = type(model)()
-    skeleton.CopyFrom(model)
-    for tensor in skeleton.graph.initializer:
-        if tensor.ByteSize() > _LARGE:
-            for field in ("raw_data", "float_data", "double_data", "int32_data", "int64_data"):
-                tensor.ClearField(field)
+    skeleton = _skeleton(model)
     try:  # without following values: that computes what is to be refused
         graph = onnx.shape_inference.infer_shapes(skeleton, data_prop=False).graph
     except Exception:  # noqa: BLE001 -- whatever is wrong, onnxruntime says it better
@@ -294,6 +289,21 @@ def _check_results(model: Any, onnx: Any) -> None:
                 f"Its result {value.name[:80]!r} has {prod(sizes):,} values or more, whatever the "
                 f"image. {_DAMAGED}"
             )
+
+
+def _skeleton(model: Any) -> Any:
+    """Return a copy of a model without the values of its weights."""
+    copy = type(model)(ir_version=model.ir_version)
+    copy.opset_import.extend(model.opset_import)
+    copy.functions.extend(model.functions)
+    copy.graph.name = model.graph.name
+    for part in ("node", "input", "output", "value_info"):
+        getattr(copy.graph, part).extend(getattr(model.graph, part))
+    for tensor in model.graph.initializer:
+        is_small = tensor.ByteSize() <= _LARGE
+        stated = {"name": tensor.name, "data_type": tensor.data_type, "dims": tensor.dims}
+        copy.graph.initializer.append(tensor if is_small else type(tensor)(**stated))
+    return copy
 
 
 def _depending_on_image(graph: Any) -> set[str]:
