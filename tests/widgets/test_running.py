@@ -412,3 +412,42 @@ def test_closing_the_window_stops_the_run(
 def predict_again(qtbot: QtBot, dock: UnetariDock, gate: Gate) -> None:
     gate.opened.set()
     predict(qtbot, dock)
+
+
+def test_all_tiles_share_their_statistics(
+    viewer: napari.Viewer, qtbot: QtBot, dock: UnetariDock
+) -> None:
+    image = np.random.default_rng(0).integers(0, 999, (300, 300)).astype(np.uint16)
+    viewer.add_image(image)
+    assert dock.predict.frozen_box.native.isHidden()  # tiny-2d has batch normalization
+    dock.model.set_page("Build")
+    config = unetari.UNetConfig(n_blocks=2, start_filters=4, normalization="instance")
+    dock.model.editor.set_value(config)
+    qtbot.waitUntil(lambda: not dock.predict.frozen_box.native.isHidden(), timeout=WAIT_MS)
+    dock.predict.frozen_box.value = True
+    with qtbot.waitSignal(dock.session.ended, timeout=WAIT_MS) as ended:
+        dock.predict.predict_button.native.click()
+    record = ended.args[0].record
+    assert record.frozen_norm
+    model = dock.model.value()
+    assert model is not None
+    expected = unetari.predict(image, model.get(), frozen_norm=True).labels
+    assert dock.session.labels is not None
+    np.testing.assert_array_equal(dock.session.labels.data, expected)
+
+
+def test_the_fast_precision_is_said(
+    viewer: napari.Viewer, qtbot: QtBot, dock: UnetariDock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unetari.inference.precision._has_fast_bf16", lambda: True)
+    monkeypatch.setattr("unetari.inference.precision.MOST_CHANGED", 1.0)
+    viewer.add_image(np.random.default_rng(0).integers(0, 999, (300, 300)).astype(np.uint16))
+    dock.predict.precision_field.value = "auto"
+    dock.predict.auto_tile.value = False
+    dock.predict.tile_field.value = 128
+    qtbot.waitUntil(lambda: dock.predict.predict_button.enabled, timeout=WAIT_MS)
+    with qtbot.waitSignal(dock.session.ended, timeout=WAIT_MS) as ended:
+        dock.predict.predict_button.native.click()
+    assert ended.args[0].record.precision == "bf16"
+    assert "(bf16)" in dock.predict.status.text
+    assert "bf16 changes" in dock.predict.warnings.text

@@ -75,6 +75,14 @@ def predict(
             "0.05 % of the labels of the first tile."
         ),
     ] = "float32",
+    frozen_norm: Annotated[
+        bool,
+        typer.Option(
+            "--frozen-norm",
+            help="Take the statistics of instance or group normalization from samples of the "
+            "image, so that tiles leave no trace.",
+        ),
+    ] = False,
     tile: Annotated[
         str | None,
         typer.Option(
@@ -113,6 +121,7 @@ def predict(
         scale=_find_scale(opened, loaded, rescale, scale),
         device=device,
         precision=precision,
+        frozen_norm=frozen_norm,
         tile_shape=tile_shape,
         scores=scores is not None,
     )

@@ -13,6 +13,7 @@ from torch import Tensor
 from unetari.core.normalization import IntensityMap, fit_intensity
 from unetari.core.tiles import Span, Tile, plan_tiles, read_mirrored
 from unetari.errors import Cancelled, OutOfMemoryError
+from unetari.inference.frozen import sample_boxes
 from unetari.inference.job import Frame, Job
 from unetari.inference.memory import shrink
 from unetari.inference.precision import PrecisionCheck, check_precision, find_precisions
@@ -56,6 +57,7 @@ class Engine:
         )
         self.checks: tuple[PrecisionCheck, ...] = ()
         """How faster formats than float32 did on the first tile."""
+        self._frozen_for: Frame | None = None
         self._intensity: tuple[Frame | None, IntensityMap] | None = None
         self.tile_shape = job.plan.tile_shape
         """Largest outer size of a tile; smaller than planned once memory has run short."""
@@ -159,6 +161,9 @@ class Engine:
         decide: Callable[[Tensor], Result],
     ) -> Result:
         """Compute an outer box, or the needed part of the output for it."""
+        if frame != self._frozen_for:
+            self._freeze(self._runner, frame)
+            self._frozen_for = frame
         self._settle_precision(frame, outer, part)
         block = self._see(frame, outer)
         if self._should_stop():
@@ -167,7 +172,19 @@ class Engine:
 
     def _make_runner(self, precision: Precision) -> Runner:
         device = resolve_device(self._job.device)
-        return Runner(self._job.model.network, device, self._should_stop, precision)
+        return Runner(
+            self._job.model.network,
+            device,
+            self._should_stop,
+            precision,
+            frozen_norm=self._job.frozen_norm,
+        )
+
+    def _freeze(self, runner: Runner, frame: Frame) -> None:
+        """Give a runner the statistics of normalization that hold for a whole frame."""
+        if self._job.frozen_norm:
+            boxes = sample_boxes(self._job.plan.shape, self._job.model.spec.config)
+            runner.freeze(np.stack([self._see(frame, box) for box in boxes]))
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -191,6 +208,7 @@ class Engine:
             if precision == "float32":
                 break
             fast = self._make_runner(precision)
+            self._freeze(fast, frame)
             check = check_precision(fast, expected, block, part, config)
             self.checks += (check,)
             if check.passes or self._job.precision != "auto":

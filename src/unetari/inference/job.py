@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from unetari.core.axes import guess_axes
 from unetari.core.config import UNetConfig
+from unetari.core.network import NetworkConfig
 from unetari.core.scaling import RIM, Scaling
 from unetari.core.shapes import check_shape
 from unetari.core.source import ImageSource
 from unetari.core.tiles import Span, TilePlan, plan_tiles, resolve_span
-from unetari.errors import AxesError, ShapeError
+from unetari.errors import AxesError, ConfigError, ShapeError
 from unetari.inference.memory import choose_tile_shape, peak_bytes
 from unetari.inference.precision import find_precisions
 from unetari.inference.record import RunRecord
@@ -48,6 +49,8 @@ class Job:
     """The device, such as "cpu" or "cuda:0"."""
     precision: str
     """Floating-point format of the network, or "auto"."""
+    frozen_norm: bool
+    """Whether instance and group normalization take their statistics from samples of the image."""
     wants_scores: bool
     """Whether results carry probabilities."""
     warnings: tuple[str, ...]
@@ -106,6 +109,7 @@ class Job:
             tile_shape=self.plan.tile_shape,
             halo=self.plan.halo,
             n_tiles=self.n_tiles,
+            frozen_norm=self.frozen_norm,
             peak_bytes=self.peak_bytes,
             device=self.device,
             warnings=self.warnings,
@@ -124,6 +128,7 @@ def prepare(
     scale: Sequence[float] | None = None,
     device: str = "auto",
     precision: str = "float32",
+    frozen_norm: bool = False,
     tile_shape: Sequence[int] | None = None,
     scores: bool = False,
 ) -> Job:
@@ -156,6 +161,11 @@ def prepare(
         "float32" is exact; "tf32", "bf16" and "fp16" are faster where the hardware
         has them. "auto" takes the fastest that changes at most 0.05 % of the labels
         of the first tile, and gives finite numbers only.
+    frozen_norm : bool
+        For U-Nets with instance or group normalization: take the statistics from up to
+        9 samples of each plane or volume, once, instead of from each tile. Tiles then
+        leave no trace, and results do not depend on them; they are not exactly those
+        of one whole pass.
     tile_shape : sequence of int, optional
         Largest outer size of a tile, ([Z,] Y, X), as the network sees it;
         default: from free memory.
@@ -172,6 +182,8 @@ def prepare(
         If `axes` does not describe the image.
     ShapeError
         If the image, region, scale or tile does not fit the network.
+    ConfigError
+        If `frozen_norm` means nothing to the network.
     ModelFileError
         If the model cannot be loaded.
     DeviceError
@@ -179,6 +191,7 @@ def prepare(
     """
     model = model if isinstance(model, Model) else load_model(model)
     config = model.spec.config
+    _check_frozen(config, frozen_norm)
     source = _as_source(image, axes, channel, grey, config.dim)
     report = check_shape(config, source, scale=scale)
     if report.problems:
@@ -213,8 +226,9 @@ def prepare(
         plan=plan,
         device=str(chosen),
         precision=precision,
+        frozen_norm=frozen_norm,
         wants_scores=scores,
-        warnings=_warnings(model, plan),
+        warnings=_warnings(model, plan, frozen_norm),
     )
 
 
@@ -263,13 +277,21 @@ def _resolve_region(source: ImageSource, region: Sequence[slice] | None) -> dict
     }
 
 
-def _warnings(model: Model, plan: TilePlan) -> tuple[str, ...]:
+def _check_frozen(config: NetworkConfig, frozen_norm: bool) -> None:
+    if frozen_norm and (config.tiles_exactly or not isinstance(config, UNetConfig)):
+        raise ConfigError(
+            "frozen_norm=True is for U-Nets of unetari with instance or group normalization, and "
+            "this network is none. Leave it out."
+        )
+
+
+def _warnings(model: Model, plan: TilePlan, frozen_norm: bool) -> tuple[str, ...]:
     config = model.spec.config
-    if config.tiles_exactly or len(plan) == 1:
+    if frozen_norm or config.tiles_exactly or len(plan) == 1:
         return ()
     if isinstance(config, UNetConfig):
         cause = f"uses {config.normalization} normalization, whose statistics come from each tile"
-        advice = "; so does a model with batch normalization"
+        advice = "; so do frozen_norm, and a model with batch normalization"
     else:
         cause, advice = "sees its whole input at once", ""
     return (

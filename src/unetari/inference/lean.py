@@ -20,6 +20,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from unetari.core.sizes import axis_levels, valid_output_size
@@ -36,18 +37,36 @@ class LeanUNet(nn.Module):
     ----------
     network : UNet
         The network, in evaluation mode; it is copied.
+    frozen : bool
+        Whether instance and group normalization take their statistics from the
+        images given to `freeze`, instead of from each input.
     """
 
-    def __init__(self, network: UNet) -> None:
+    def __init__(self, network: UNet, *, frozen: bool = False) -> None:
         super().__init__()
         self.config = network.config
-        # Instance and group normalization gain nothing from it, and are slow in 3D.
-        channels_last = self.config.tiles_exactly
-        self._format = _CHANNELS_LAST[self.config.dim] if channels_last else torch.contiguous_format
+        self.tiles_exactly = frozen or self.config.tiles_exactly
+        """Whether a part of the output depends on its surroundings only."""
+        # Normalization by statistics of the input gains nothing from it, and is slow in 3D.
+        last = _CHANNELS_LAST[self.config.dim]
+        self._format = last if self.tiles_exactly else torch.contiguous_format
         lean = copy.deepcopy(network)
         for block in (*lean.down_blocks, *lean.up_blocks):
-            _make_lean(block, norm_first=self.config.block_order == "conv-norm-act")
+            _make_lean(block, norm_first=self.config.block_order == "conv-norm-act", frozen=frozen)
         self.network: UNet = lean.to(memory_format=self._format)  # type: ignore[call-overload]
+
+    def freeze(self, images: Tensor) -> None:
+        """Take the statistics of instance and group normalization from a batch, as if of one image.
+
+        Parameters
+        ----------
+        images : Tensor
+            (N, C, [Z,] Y, X), of a size that fits the network.
+        """
+        for module in self.modules():
+            if isinstance(module, _Freezing):
+                module.scale = module.shift = None
+        self(images)
 
     def forward(self, x: Tensor, part: Sequence[slice] | None = None) -> Tensor:
         """Compute a part of the scores.
@@ -87,11 +106,11 @@ class LeanUNet(nn.Module):
             x = up.follow(up.conv2(x), up.act2, up.norm2)
             x = cut(x, [step.result for step in steps])
         scores: Tensor = network.conv_final(x)
-        return scores if part is None or self.config.tiles_exactly else cut(scores, part)
+        return scores if part is None or self.tiles_exactly else cut(scores, part)
 
     def _plan(self, sizes: Sequence[int], part: Sequence[slice] | None) -> list[DecoderPlan]:
         config, axes = self.config, range(-self.config.dim, 0)
-        if part is None or not config.tiles_exactly:
+        if part is None or not self.tiles_exactly:
             outputs = zip(sizes, axes, strict=True)
             part = [slice(0, valid_output_size(size, config, axis)) for size, axis in outputs]
         return [
@@ -123,13 +142,15 @@ def _raise(block: UpBlock, x: Tensor) -> Tensor:
     return raised
 
 
-def _make_lean(block: nn.Module, *, norm_first: bool) -> None:
+def _make_lean(block: nn.Module, *, norm_first: bool, frozen: bool) -> None:
     for index in (0, 1, 2):
         norm = getattr(block, f"norm{index}", None)
         if norm is None:  # down blocks begin with 1
             continue
         act = getattr(block, f"act{index}")
         act.inplace = True
+        if frozen and isinstance(norm, _InstanceNorm | nn.GroupNorm):
+            setattr(block, f"norm{index}", _Freezing(norm))
         if not isinstance(norm, _BatchNorm):
             continue
         if norm_first:
@@ -161,3 +182,30 @@ class _Affine(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.addcmul(self.shift, x, self.scale, out=x)
+
+
+class _Freezing(nn.Module):
+    """Normalization by the statistics of the first batch it sees, its images taken together."""
+
+    def __init__(self, norm: _InstanceNorm | nn.GroupNorm) -> None:
+        super().__init__()
+        self._norm = norm
+        self.scale: Tensor | None = None
+        self.shift: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.scale is None or self.shift is None:
+            self.scale, self.shift = self._find(x)
+        return torch.addcmul(self.shift, x, self.scale, out=x)
+
+    def _find(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        norm, channels = self._norm, x.shape[1]
+        groups = norm.num_groups if isinstance(norm, nn.GroupNorm) else channels
+        values = x.transpose(0, 1).reshape(groups, -1).float()
+        variance, mean = torch.var_mean(values, dim=1, correction=0)
+        scale = torch.rsqrt(variance + norm.eps).repeat_interleave(channels // groups)
+        shift = -mean.repeat_interleave(channels // groups) * scale
+        if norm.weight is not None:
+            scale, shift = scale * norm.weight, shift * norm.weight + norm.bias
+        axes = [1, -1] + [1] * (x.ndim - 2)
+        return scale.view(axes).to(x.dtype), shift.view(axes).to(x.dtype)

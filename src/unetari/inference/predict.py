@@ -102,6 +102,7 @@ def predict_tiles(
     scale: Sequence[float] | None = None,
     device: str = "auto",
     precision: str = "float32",
+    frozen_norm: bool = False,
     tile_shape: Sequence[int] | None = None,
     scores: bool = False,
 ) -> Generator[TileResult, None, RunRecord]:
@@ -133,6 +134,7 @@ def predict_tiles(
         scale=scale,
         device=device,
         precision=precision,
+        frozen_norm=frozen_norm,
         tile_shape=tile_shape,
         scores=scores,
     )
@@ -151,6 +153,7 @@ def predict(
     scale: Sequence[float] | None = None,
     device: str = "auto",
     precision: str = "float32",
+    frozen_norm: bool = False,
     tile_shape: Sequence[int] | None = None,
     scores: bool = False,
 ) -> Prediction:
@@ -162,7 +165,8 @@ def predict(
         numpy, dask or zarr array of any real dtype.
     model : Model, str or path-like
         A loaded model, the name of a bundled or kept one, or a path.
-    axes, channel, grey, region, scale, device, precision, tile_shape, scores
+    axes, channel, grey, region, scale, device, precision, frozen_norm, tile_shape,
+    scores
         As in `unetari.inference.job.prepare`.
 
     Returns
@@ -193,6 +197,7 @@ def predict(
         scale=scale,
         device=device,
         precision=precision,
+        frozen_norm=frozen_norm,
         tile_shape=tile_shape,
         scores=scores,
     )

@@ -74,6 +74,8 @@ class RunRecord(FrozenModel):
     """Voxels per side that a tile reads and does not write."""
     n_tiles: int
     """Number of tiles, over all frames."""
+    frozen_norm: bool = False
+    """Whether instance or group normalization took its statistics from samples of the image."""
     peak_bytes: int = 0
     """Predicted peak memory of a tile on the device, in bytes."""
     device: str

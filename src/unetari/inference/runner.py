@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from unetari.core.config import UNetConfig
 from unetari.core.network import NetworkConfig, decides, reach_of
-from unetari.errors import Cancelled, OutOfMemoryError
+from unetari.errors import Cancelled, DeviceError, OutOfMemoryError
 from unetari.inference.lean import LeanUNet, cut
 from unetari.model.unet import UNet
 
@@ -52,6 +52,14 @@ class Runner:
         Asked before every convolution, so that a run ends within one layer.
     precision : str
         Floating-point format; others than float32 are for a `UNet`.
+    frozen_norm : bool
+        Whether instance and group normalization of a `UNet` take their statistics
+        from what `freeze` gets, instead of from each block.
+
+    Raises
+    ------
+    DeviceError
+        If `frozen_norm` is asked for and the network cannot run as a `LeanUNet`.
     """
 
     def __init__(
@@ -60,6 +68,8 @@ class Runner:
         device: torch.device,
         should_stop: Callable[[], bool],
         precision: Precision = "float32",
+        *,
+        frozen_norm: bool = False,
     ) -> None:
         self.device = device
         self.precision = precision
@@ -68,19 +78,31 @@ class Runner:
         self._should_stop = should_stop
         self._network: nn.Module = Plain(copy.deepcopy(network)).to(device).eval()
         if isinstance(network, UNet):
-            self._use_lean(network)
+            self._use_lean(network, frozen_norm)
         self._dtype = _DTYPES["float32" if self.notes else precision]
         for module in self._network.modules():
             if not list(module.children()):
                 module.register_forward_pre_hook(self._check)
 
-    def _use_lean(self, network: UNet) -> None:
+    def _use_lean(self, network: UNet, frozen_norm: bool) -> None:
         with torch.inference_mode():
             lean = LeanUNet(network).to(self.device).eval()
-            if agree(lean, self._network, network.config):
-                self._network = lean.to(_DTYPES[self.precision])
-            else:
+            if not agree(lean, self._network, network.config):
+                if frozen_norm:
+                    raise DeviceError(
+                        f"frozen_norm=True is not possible on {self.device}. {_NOT_LEAN}"
+                    )
                 self.notes = (_NOT_LEAN,)
+                return
+            if frozen_norm:
+                lean = LeanUNet(network, frozen=True).to(self.device).eval()
+            self._network = lean.to(_DTYPES[self.precision])
+
+    def freeze(self, blocks: NDArray[np.float32]) -> None:
+        """Take the statistics of normalization from blocks, (N, C, [Z,] Y, X)."""
+        with torch.inference_mode(), _rounding(self.device, self.precision):
+            batch = torch.from_numpy(blocks).to(self.device, self._dtype)
+            cast("LeanUNet", self._network).freeze(batch)
 
     def __call__(
         self,

@@ -11,6 +11,7 @@ from qtpy.QtCore import QEvent, QSize, Qt
 from qtpy.QtGui import QCloseEvent, QShowEvent
 from qtpy.QtWidgets import QGroupBox, QScrollArea, QVBoxLayout, QWidget
 
+from unetari.core.config import UNetConfig
 from unetari.core.network import NetworkConfig, reach_of
 from unetari.core.normalization import WITH_STATISTICS
 from unetari.core.scaling import RIM
@@ -164,6 +165,8 @@ class UnetariDock(QScrollArea):
             max(reach.smallest_tile for reach in reaches),
             max(reach.multiple for reach in reaches),
         )
+        can_freeze = isinstance(config, UNetConfig) and not config.tiles_exactly
+        self.predict.offer_frozen_norm(can_freeze)
 
     def _possible_fixes(self, report: ShapeReport) -> list[Fix]:
         """Keep the fixes that throw no training away, or say that they do.
@@ -252,6 +255,7 @@ class UnetariDock(QScrollArea):
             scale=self._scale.factors,
             device=self.predict.device,
             precision=self.predict.precision,
+            frozen_norm=self.predict.frozen_norm,
             tile_size=self.predict.tile_size,
             scores=self.predict.wants_scores,
         )

@@ -50,6 +50,12 @@ class PredictWidget(QWidget):
             tooltip="As large as memory allows. The result does not depend on it.",
         )
         self.tile_field = integer(1, _LARGEST_TILE, 512, tooltip="Pixels along each axis")
+        self.frozen_box = CheckBox(
+            text="same statistics in all tiles",
+            tooltip="Instance or group normalization takes its statistics from samples of the "
+            "image instead of from each tile, so that tiles leave no trace",
+        )
+        self.offer_frozen_norm(False)
         self.scores_box = CheckBox(
             text="probabilities",
             tooltip="A further image layer with the probability of every class",
@@ -66,7 +72,8 @@ class PredictWidget(QWidget):
     def _lay_out(self) -> None:
         tile = row([self.auto_tile, self.tile_field], label="Tile size (px)")
         result = row([plain("labels"), self.scores_box], label="Result")
-        fields = form([self.region_field, self.device_field, self.precision_field, tile, result])
+        where = [self.region_field, self.device_field, self.precision_field]
+        fields = form([*where, tile, self.frozen_box, result])
         buttons = row([self.predict_button, self.cancel_button])
         buttons.native.layout().setStretch(0, 2)
         buttons.native.layout().setStretch(1, 1)
@@ -99,6 +106,11 @@ class PredictWidget(QWidget):
         return str(self.precision_field.value)
 
     @property
+    def frozen_norm(self) -> bool:
+        """Whether all tiles share the statistics of normalization."""
+        return self._offers_frozen_norm and self.frozen_box.value
+
+    @property
     def wants_scores(self) -> bool:
         """Whether probabilities are asked for."""
         return self.scores_box.value
@@ -117,6 +129,11 @@ class PredictWidget(QWidget):
         """Say what tile sizes a network can take."""
         self.tile_field.min = smallest
         self.tile_field.step = max(step, 16)
+
+    def offer_frozen_norm(self, offered: bool) -> None:
+        """Offer the same statistics for all tiles, or not: batch normalization has its own."""
+        self._offers_frozen_norm = offered  # `visible` is false in a panel that is not shown
+        self.frozen_box.visible = offered
 
     def set_problem(self, problem: str, state: State = State.NOTE) -> None:
         """Enable Predict, or say why it cannot work."""

@@ -39,6 +39,8 @@ class PredictionRequest:
     """Name of the device."""
     precision: str = "float32"
     """Floating-point format of the network."""
+    frozen_norm: bool = False
+    """Whether all tiles share the statistics of normalization."""
     tile_size: int | None = None
     """Largest size of a tile along each axis, in voxels; None for what fits in memory."""
     scores: bool = False
@@ -104,6 +106,7 @@ def _run(request: PredictionRequest, should_stop: Callable[[], bool]) -> Steps:
         scale=request.scale,
         device=request.device,
         precision=request.precision,
+        frozen_norm=request.frozen_norm,
         tile_shape=None if size is None else (size,) * model.spec.config.dim,
         scores=request.scores,
     )
