@@ -52,6 +52,8 @@ _TOUCH = b"open(__import__('os').environ['CANARY'], 'w').close()\n"
 _GOOD = b"from torch import nn\ndef Network():\n    return nn.Conv2d(1, 2, 3, padding=1)\n"
 _PIECES: dict[str, tuple[bytes, Callable[[], bytes]]] = {
     "that fails": (b"raise ValueError('\x1b[2J')\n", _convolution),
+    "that exits": (b"raise SystemExit(3)\n", _convolution),
+    "that exits when it is called": (b"import sys\ndef Network():\n    sys.exit()\n", _convolution),
     "that is no Python": (b"def Network(:\n", _convolution),
     "that is no text": (b"\xff\xfe\x00", _convolution),
     "of brackets": (b"x = " + b"(" * 5000, _convolution),

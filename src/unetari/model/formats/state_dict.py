@@ -16,7 +16,7 @@ from unetari.errors import ModelFileError
 from unetari.model import kinds
 from unetari.model.formats.archives import START, check_contents, inner_names, open_archive
 from unetari.model.formats.base import Loaded, load_bare
-from unetari.model.formats.entries import SAVE, find_weights
+from unetari.model.formats.entries import SAVE, Found, find_weights
 from unetari.model.formats.pickles import check_names, check_storages, find_globals
 from unetari.model.formats.pt2 import is_export
 from unetari.model.formats.torchscript import is_script
@@ -40,10 +40,21 @@ def sniff(path: Path) -> bool:
 
 def load(path: Path, options: LoadOptions) -> Loaded:
     """Load the state_dict of a network of a known kind, without running code of the file."""
+    return load_bare(read_weights(path, options.entry), options)
+
+
+def read_weights(path: Path, entry: str | None = None) -> Found:
+    """Read named tensors, without running code of the file.
+
+    Raises
+    ------
+    ModelFileError
+        If there are none, or they claim more than the file holds.
+    """
     _check_file(path)
-    found = find_weights(_unpickle(path), options.entry)
+    found = find_weights(_unpickle(path), entry)
     _check_claimed_size(found.weights, path)
-    return load_bare(found, options)
+    return found
 
 
 def _check_file(path: Path) -> None:

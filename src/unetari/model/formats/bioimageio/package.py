@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -206,3 +207,12 @@ class _Archive:
     def read(self, name: str, size: int) -> bytes:
         del size  # which is what is read, or else refused
         return read_entry(self._archive, name)
+
+
+@contextmanager
+def temporary_file(content: bytes, suffix: str) -> Iterator[Path]:
+    """Put a file where libraries find it that read files only; it does not stay."""
+    with tempfile.TemporaryDirectory(prefix="unetari-") as folder:
+        path = Path(folder, f"file{suffix}")
+        path.write_bytes(content)
+        yield path

@@ -27,7 +27,7 @@ from unetari.model.formats.bioimageio.description import (
     Tensor,
     read_description,
 )
-from unetari.model.formats.bioimageio.package import open_package
+from unetari.model.formats.bioimageio.package import open_package, temporary_file
 from unetari.model.formats.bioimageio.pointwise import Packaged
 from unetari.model.formats.bioimageio.processing import (
     Postprocessing,
@@ -39,7 +39,6 @@ from unetari.model.formats.bioimageio.weights import (
     Opened,
     Source,
     open_weights,
-    temporary_file,
 )
 from unetari.model.formats.foreign import Told, as_foreign
 from unetari.model.formats.metadata import check_told

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import importlib
-import io
 from types import ModuleType
 from typing import Any
 
-import torch
 from torch import nn
 
 from unetari.errors import ModelFileError
 from unetari.model.formats.bioimageio.description import WeightsEntry
-from unetari.model.formats.entries import find_weights
+from unetari.model.formats.bioimageio.package import temporary_file
+from unetari.model.formats.state_dict import read_weights
 
 
 def reason(entry: WeightsEntry) -> str:
@@ -35,7 +34,7 @@ def build(entry: WeightsEntry, code: bytes, weights: bytes) -> nn.Module:
     make = _find(entry, code)
     try:
         network = make(**dict(entry.options))
-    except Exception as error:  # whatever foreign code raises
+    except (Exception, SystemExit) as error:  # whatever foreign code raises
         raise _failed(entry, error) from error
     if not isinstance(network, nn.Module):
         raise ModelFileError(
@@ -54,11 +53,11 @@ def _find(entry: WeightsEntry, code: bytes) -> Any:
             module = ModuleType("unetari_package")
             exec(compile(code, entry.source.name, "exec"), module.__dict__)
         return getattr(module, entry.callable)
-    except Exception as error:  # whatever foreign code raises
+    except (Exception, SystemExit) as error:  # whatever foreign code raises
         raise _failed(entry, error) from error
 
 
-def _failed(entry: WeightsEntry, error: Exception) -> ModelFileError:
+def _failed(entry: WeightsEntry, error: BaseException) -> ModelFileError:
     return ModelFileError(
         f"Its code for {entry.callable} fails ({type(error).__name__}: {str(error)[:300]}). "
         "Install what the package asks for, or use one with ONNX weights."
@@ -67,11 +66,12 @@ def _failed(entry: WeightsEntry, error: Exception) -> ModelFileError:
 
 def _fill(network: nn.Module, weights: bytes) -> None:
     try:
-        content = torch.load(io.BytesIO(weights), map_location="cpu", weights_only=True)
-        network.load_state_dict(dict(find_weights(content).weights), strict=True)
+        with temporary_file(weights, ".pth") as path:
+            found = read_weights(path)
+        network.load_state_dict(dict(found.weights), strict=True)
     except ModelFileError:
         raise
-    except Exception as error:  # damaged bytes make torch's reader fail in any way
+    except (Exception, SystemExit) as error:  # whatever foreign code raises
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelFileError(
             f"Its weights do not fit the network that its code makes ({lines[0][:300]}). Download "

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -25,7 +23,7 @@ from unetari.model.formats import state_dict, torchscript
 from unetari.model.formats.base import ASSUMED_INTENSITIES
 from unetari.model.formats.bioimageio import source_code
 from unetari.model.formats.bioimageio.description import Description, File, WeightsEntry
-from unetari.model.formats.bioimageio.package import Package
+from unetari.model.formats.bioimageio.package import Package, temporary_file
 from unetari.model.formats.foreign import ForeignNetwork
 from unetari.model.formats.onnx_checks import read_graph
 from unetari.model.formats.onnx_file import make_program
@@ -212,12 +210,3 @@ _OPENERS: tuple[tuple[str, Callable[[Source, WeightsEntry], Opened]], ...] = (
     ("pytorch_state_dict", _open_code),
 )
 """How weights are opened, the safest first."""
-
-
-@contextmanager
-def temporary_file(content: bytes, suffix: str) -> Iterator[Path]:
-    """Put a file where libraries find it that read files only; it does not stay."""
-    with tempfile.TemporaryDirectory(prefix="unetari-") as folder:
-        path = Path(folder, f"file{suffix}")
-        path.write_bytes(content)
-        yield path
