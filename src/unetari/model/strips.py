@@ -29,7 +29,7 @@ _SWITCH = Lock()
 _USUAL_SIZES = (8, 16, 32, 64, 128)
 _LARGEST_SIZE = 256  # the search for sizes of any kind ends here
 _LARGEST_IMAGE = 2**26  # values of one image
-_MOST_VALUES = 2**29  # of all images together that are tried to find a size that is taken
+_MOST_VALUES = 2**27  # of all images together that are tried to find a size that is taken
 _FIXED_SIZES = (384, 512, 1024)  # usual among networks of one size
 
 
