@@ -93,7 +93,11 @@ def test_axes_may_stand_in_any_order(letters: str) -> None:
 def test_the_graph_may_compute_with_another_type() -> None:
     layout = Layout("ncyx", 2)
     packaged = Packaged(
-        network("ncyx", dtype=TensorProto.FLOAT16), layout, layout, STEPS["linear"], STEPS["sigmoid"]
+        network("ncyx", dtype=TensorProto.FLOAT16),
+        layout,
+        layout,
+        STEPS["linear"],
+        STEPS["sigmoid"],
     )
     check(packaged)
 
