@@ -111,6 +111,15 @@ def _concatenated(archive: bytes) -> bytes:
     return material.zipped({"m/data.pkl": b"\x80\x02}."}) + archive
 
 
+def _as_folders(archive: bytes) -> bytes:
+    """Files say that they are folders: torch's reader leaves the memory for them as it is."""
+    content, at = bytearray(archive), archive.find(_CENTRAL)
+    while at >= 0:
+        struct.pack_into("<L", content, at + 38, 0x10)
+        at = archive.find(_CENTRAL, at + 4)
+    return bytes(content)
+
+
 def _in_comment(archive: bytes) -> bytes:
     """The comment holds the end of another archive."""
     other = material.zipped({"m/data.pkl": b"\x80\x02}."})
@@ -178,6 +187,8 @@ TRICKS: dict[str, Callable[[bytes], bytes]] = {
     "a file twice": _twice,
     "a link": appended("m/link", b"/etc/passwd", external_attr=0o120777 << 16),
     "a device": appended("m/device", b"", external_attr=0o020666 << 16),
+    "files that say they are folders": _as_folders,
+    "a file with a folder's name": lambda archive: appended("m/data/0/")(rewritten(archive)),
     "an encrypted file": patched(8, "<H", 1),
     "an encrypted file, strongly": patched(8, "<H", 0x41),
     "a file by bzip2": appended("m/x", compress_type=zipfile.ZIP_BZIP2),

@@ -260,6 +260,7 @@ STORAGES: dict[str, Callable[[], bytes]] = {
     "a file that is not there": lying(key="9"),
     "a file that climbs": lying(key="../../version"),
     "a file outside": lying(key="/etc/passwd"),
+    "a folder": lambda: archive(pickled({"w": tensor(key="0/")}), {"0/": bytes(144)}),
     "a shape beyond its values": lying(size=(400, 1, 3, 3)),
     "a shape of terabytes": lying(size=(2**20, 2**20, 1, 1), stride=(0, 0, 0, 0)),
     "a shape whose product overflows": lying(size=(2**31, 2**31, 2**31, 1)),

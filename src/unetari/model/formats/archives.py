@@ -38,6 +38,7 @@ _AGAIN = "Copy or download it again."
 _END, _LOCATOR, _END_64 = b"PK\x05\x06", b"PK\x06\x07", b"PK\x06\x06"
 _END_SIZE, _LOCATOR_SIZE, _END_64_SIZE, _HEADER_SIZE = 22, 20, 56, 30
 _LARGEST_COMMENT = 2**16
+_DOS_FOLDER = 1 << 4
 _ENCRYPTED = 1 | 1 << 6 | 1 << 13
 _DEFLATE_RATIO = 1032  # no more comes out of a byte
 _CHUNK = 2**20
@@ -251,6 +252,10 @@ def _check_entry(entry: zipfile.ZipInfo) -> None:
         check_name(name)
     if stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
         raise ModelFileError(f"{_quoted(entry)} is a link or device. Pack the file it stands for.")
+    # torch's reader gives for folders, whatever their size, memory in which anything may stand.
+    says_folder = entry.external_attr & _DOS_FOLDER or stat.S_ISDIR(entry.external_attr >> 16)
+    if (says_folder and not entry.is_dir()) or (entry.is_dir() and entry.file_size):
+        raise ModelFileError(f"{_quoted(entry)} is half a file and half a folder. {_AGAIN}")
     if entry.flag_bits & _ENCRYPTED:
         raise ModelFileError(f"{_quoted(entry)} is encrypted. Pack it without a password.")
     if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
