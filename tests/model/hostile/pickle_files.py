@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import pickletools
 import struct
 import zipfile
 from collections import OrderedDict
@@ -315,10 +316,21 @@ def _legacy_tensor(count: int, keys: object = ("0",), values: bytes = b"") -> by
     return _legacy(pickled({"w": Raw(made)}), pickle.dumps(list(keys), 2) + values)  # type: ignore[call-overload]
 
 
+def _unlisted(names: list[str]) -> bytes:
+    """Weights of which torch fills none, or other ones, and many bytes that are not used."""
+    content = material.legacy()
+    stream = io.BytesIO(content)
+    for _ in range(4):
+        pickletools.dis(stream, out=io.StringIO())
+    return content[: stream.tell()] + pickle.dumps(names, 2) + bytes(100_000)
+
+
 LEGACY: dict[str, Callable[[], bytes]] = {
     "magic number alone": lambda: pickle.dumps(0x1950A86A20F9469CFC6C, 2),
     "wrong protocol": lambda: pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(7, 2),
     "no content": lambda: _legacy(b""),
+    "values that are not listed": lambda: _unlisted([]),
+    "values of other names": lambda: _unlisted(["0", "1"]),
     "code": lambda: _legacy(pickled({"a": CALLS["os.system"]})),
     "code in the machine's options": lambda: (
         pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(1001, 2) + pickled(CALLS["exec"])

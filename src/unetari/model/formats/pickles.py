@@ -32,7 +32,11 @@ _BYTES = {
 _FOLDERS = {"data.pkl": "data", "constants.pkl": "constants"}
 """Pickles of torch's archives, and where the values of their tensors lie."""
 _LONGEST_NAME = 200
-_MOST_PICKLES = 5
+_PICKLES, _CONTENT = 5, 3  # of which a file consists that is no archive; the one with the tensors
+_UNUSUAL = (
+    "It names its tensors in a way that torch does not write. Save the weights again with "
+    "torch.save(model.state_dict(), path)."
+)
 _MOST_BYTES = 2**28  # of one pickle: weights of any network need far less
 
 
@@ -51,26 +55,56 @@ def find_globals(stream: BinaryIO) -> Iterator[Global]:
 
     torch's files from before it wrote archives are several pickles.
     """
-    for _ in range(_MOST_PICKLES):
+    for _ in range(_PICKLES):
         for opcode, value in _steps(stream):
             if isinstance(value, Global) and opcode in _IMPORTS:
                 yield value
 
 
-def check_names(stream: BinaryIO) -> None:
-    """Refuse a pickle that imports names nobody has: torch searches them with slow patterns.
+def check_legacy(stream: BinaryIO) -> None:
+    """Refuse a file of several pickles whose tensors are not all stored.
+
+    torch makes room for every tensor that the fourth pickle names, and fills
+    those that the fifth lists: what is not listed stays what the memory held.
 
     Raises
     ------
     ModelFileError
-        If one is longer than names are.
+        Naming the tensor.
     """
-    for name in find_globals(stream):
-        if len(str(name)) > _LONGEST_NAME:
-            raise ModelFileError(
-                f"It asks for {str(name)[:40]!r}..., a name of {len(str(name)):,} characters, as "
-                "plain weights never do. Copy or download the file again."
-            )
+    named: set[str] = set()
+    stored: set[str] = set()
+    for number in range(_PICKLES):
+        for opcode, value in _steps(stream):
+            _check_name(opcode, value)
+            if number == _CONTENT and opcode == "BINPERSID":
+                named |= _legacy_key(value)
+            elif number > _CONTENT and isinstance(value, str):
+                stored.add(value)
+    if named - stored:
+        raise ModelFileError(
+            f"The values of its tensor {min(named - stored)[:80]!r} are not in the file. Copy or "
+            "download it again."
+        )
+
+
+def _legacy_key(value: Any) -> set[str]:
+    match value:
+        case ("storage", Global(), str(key), _, int(), _):
+            return {key}
+        case ("module", *_):  # whose class torch refuses
+            return set()
+        case _:
+            raise ModelFileError(_UNUSUAL)
+
+
+def _check_name(opcode: str, value: Any) -> None:
+    """Refuse names that nobody has: torch searches them with slow patterns."""
+    if isinstance(value, Global) and opcode in _IMPORTS and len(str(value)) > _LONGEST_NAME:
+        raise ModelFileError(
+            f"It asks for {str(value)[:40]!r}..., a name of {len(str(value)):,} characters, as "
+            "plain weights never do. Copy or download the file again."
+        )
 
 
 def check_storages(archive: zipfile.ZipFile) -> None:
@@ -95,9 +129,9 @@ def check_storages(archive: zipfile.ZipFile) -> None:
                 "are read. Save the weights alone."
             )
         content = read_entry(archive, entry.filename)
-        check_names(io.BytesIO(content))
         opcode = ""
         for opcode, value in _steps(io.BytesIO(content)):
+            _check_name(opcode, value)
             if opcode == "BINPERSID":
                 _check_storage(value, folder, sizes)
         if opcode != "STOP":
@@ -111,10 +145,7 @@ def _check_storage(value: Any, folder: str, sizes: Mapping[str, int]) -> None:
         case ("storage", Global(_, kind), str(key), _, int(count)) if kind in _BYTES:
             name, claimed = f"{folder}/{key}", count * _BYTES[kind]
         case _:
-            raise ModelFileError(
-                "It names its tensors in a way that torch does not write. Save the weights again "
-                "with torch.save(model.state_dict(), path)."
-            )
+            raise ModelFileError(_UNUSUAL)
     if claimed and not 0 <= claimed <= sizes.get(name, -1):
         stored = f"{sizes[name]:,} are stored" if name in sizes else "the file lacks them"
         raise ModelFileError(

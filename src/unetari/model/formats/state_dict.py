@@ -17,7 +17,7 @@ from unetari.model import kinds
 from unetari.model.formats.archives import START, check_contents, inner_names, open_archive
 from unetari.model.formats.base import Loaded, load_bare
 from unetari.model.formats.entries import SAVE, Found, find_weights
-from unetari.model.formats.pickles import check_names, check_storages, find_globals
+from unetari.model.formats.pickles import check_legacy, check_storages, find_globals
 from unetari.model.formats.pt2 import is_export
 from unetari.model.formats.torchscript import is_script
 from unetari.model.formats.wrappers import Wrapper, plain_module
@@ -65,7 +65,7 @@ def _check_file(path: Path) -> None:
             if not start.startswith(_PICKLE):  # torch would try more readers, such as tarfile
                 raise _refused(path, f"WeightsUnpickler error: it starts with {start!r}")
             file.seek(0)
-            check_names(file)
+            check_legacy(file)
             return
     with open_archive(path) as archive:
         if any(entry.compress_type for entry in archive.infolist()):
