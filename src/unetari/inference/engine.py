@@ -1,4 +1,4 @@
-"""`Engine`: reads, normalizes, computes and decides the tiles of one job."""
+"""`Engine`: computes and decides the tiles of one job."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unetari.core.normalization import IntensityMap, fit_intensity
-from unetari.core.tiles import Span, Tile, plan_tiles, read_mirrored
+from unetari.core.tiles import Span, Tile, plan_tiles
 from unetari.errors import Cancelled, OutOfMemoryError
 from unetari.inference.frozen import sample_boxes
 from unetari.inference.job import Frame, Job
 from unetari.inference.memory import shrink
 from unetari.inference.precision import PrecisionCheck, check_precision, find_precisions
+from unetari.inference.reader import Reader
 from unetari.inference.record import Seams
-from unetari.inference.rescale import rescale, restore
+from unetari.inference.rescale import restore
 from unetari.inference.runner import Precision, Result, Runner, to_labels, to_scores
 from unetari.inference.seams import measure_seams
 from unetari.model.device import resolve_device
@@ -45,12 +45,13 @@ Decided = tuple[NDArray[Any], NDArray[np.float32] | None]
 
 
 class Engine:
-    """Reads, normalizes and computes the tiles of one job."""
+    """Computes the tiles of one job, and decides labels and scores."""
 
     def __init__(self, job: Job, should_stop: Callable[[], bool]) -> None:
         self._job = job
         self._dim = job.model.spec.config.dim
         self._should_stop = should_stop
+        self._read = Reader(job, should_stop)
         self._runner = self._make_runner("float32")
         self._untried = list(
             find_precisions(job.precision, self._runner.device, job.model.network, job.n_tiles)
@@ -58,15 +59,23 @@ class Engine:
         self.checks: tuple[PrecisionCheck, ...] = ()
         """How faster formats than float32 did on the first tile."""
         self._frozen_for: Frame | None = None
-        self._intensity: tuple[Frame | None, IntensityMap] | None = None
+        self._following: tuple[Frame, Tile] | None = None
         self.tile_shape = job.plan.tile_shape
         """Largest outer size of a tile; smaller than planned once memory has run short."""
 
-    def compute(self, frame: Frame, tile: Tile) -> Iterator[tuple[Tile, Decided]]:
+    def close(self) -> None:
+        """Stop reading."""
+        self._read.close()
+
+    def compute(
+        self, frame: Frame, tile: Tile, following: tuple[Frame, Tile] | None = None
+    ) -> Iterator[tuple[Tile, Decided]]:
         """Yield what was decided for what a tile writes, in parts once memory has run short.
 
-        Nothing if no voxel of the image belongs to a tile of the rescaled one.
+        Nothing if no voxel of the image belongs to a tile of the rescaled one. The
+        `following` tile is read meanwhile.
         """
+        self._following = following
         if not all(span.size > 0 for span in self._written(tile)):
             return
         if self._fits_as_planned:
@@ -165,7 +174,10 @@ class Engine:
             self._freeze(self._runner, frame)
             self._frozen_for = frame
         self._settle_precision(frame, outer, part)
-        block = self._see(frame, outer)
+        block = self._read(frame, outer)
+        if self._following is not None:
+            self._read.start(self._following[0], self._following[1].outer)
+            self._following = None
         if self._should_stop():
             raise Cancelled("Stopped on request.")
         return self._runner(block, part, decide)
@@ -184,7 +196,7 @@ class Engine:
         """Give a runner the statistics of normalization that hold for a whole frame."""
         if self._job.frozen_norm:
             boxes = sample_boxes(self._job.plan.shape, self._job.model.spec.config)
-            runner.freeze(np.stack([self._see(frame, box) for box in boxes]))
+            runner.freeze(np.stack([self._read(frame, box) for box in boxes]))
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -202,7 +214,7 @@ class Engine:
         """Choose the fastest format that may be used, on the first tile."""
         if not self._untried or self._untried[0] == self.precision == "float32":
             return
-        block, config = self._see(frame, outer), self._job.model.spec.config
+        block, config = self._read(frame, outer), self._job.model.spec.config
         expected = self._runner(block, part, Tensor.clone)
         for precision in tuple(self._untried):
             if precision == "float32":
@@ -215,40 +227,6 @@ class Engine:
                 self._runner = fast
                 break
         self._untried.clear()
-
-    def _see(self, frame: Frame, outer: Sequence[Span]) -> NDArray[np.float32]:
-        """Return what the network sees of a box, (C, [Z,] Y, X)."""
-        intensity = self._intensity_of(frame)
-        source, scaling = self._job.source, self._job.scaling
-
-        def read(box: Sequence[Span]) -> NDArray[np.float32]:
-            if self._should_stop():
-                raise Cancelled("Stopped on request.")
-            block = read_mirrored(
-                lambda within: source.read(frame, [span.slice for span in within]),
-                box,
-                source.spatial_shape(self._dim),
-            )
-            return intensity(block)
-
-        if scaling is None:
-            return read(outer)
-        return read_mirrored(lambda box: rescale(read, scaling, box), outer, scaling.rescaled_shape)
-
-    def _intensity_of(self, frame: Frame) -> IntensityMap:
-        normalization = self._job.model.spec.normalization
-        key = frame if normalization.scope == "frame" else None
-        if self._intensity is None or self._intensity[0] != key:
-            blocks = self._job.source.iter_blocks(self._dim, key)
-            fitted = fit_intensity(normalization, self._until_stopped(blocks))
-            self._intensity = (key, fitted)
-        return self._intensity[1]
-
-    def _until_stopped(self, blocks: Iterator[NDArray[Any]]) -> Iterator[NDArray[Any]]:
-        for block in blocks:
-            if self._should_stop():
-                raise Cancelled("Stopped on request.")
-            yield block
 
     def result(self, index: int, frame: Frame, tile: Tile, decided: Decided) -> TileResult:
         """Bring what was decided for a tile into the axes of the labels."""

@@ -46,7 +46,7 @@ def peak_bytes(plan: TilePlan, config: NetworkConfig) -> int:
         features = prod(plan.tile_shape) * config.features
     else:
         features = count_live(config, plan.tile_shape, [span.slice for span in wanted])
-    image = prod(plan.tile_shape) * config.in_channels
+    image = 2 * prod(plan.tile_shape) * config.in_channels  # this tile's, and the next one's
     return round(_BYTES * _WORKSPACE * (image + max(features, decided)))
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from itertools import islice, product, tee, zip_longest
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ from unetari.errors import Cancelled
 from unetari.inference.allocator import keep_freed_memory
 from unetari.inference.engine import Engine, TileResult
 from unetari.inference.job import Job, prepare
-from unetari.inference.record import RunRecord
+from unetari.inference.record import RunRecord, Seams
 from unetari.model.checkpoint import Model
 
 
@@ -68,17 +69,19 @@ def run(
     planned, clock = job.record(), time.perf_counter()
     engine = Engine(job, should_stop)
     status: Literal["finished", "cancelled"] = "finished"
+    seams: Seams | None = None
     done = 0
     with keep_freed_memory():
         try:
-            for frame in job.frames:
-                for tile in job.plan:
-                    for part, decided in engine.compute(frame, tile):
-                        yield engine.result(done, frame, part, decided)
-                    done += 1
+            for (frame, tile), following in _with_following(product(job.frames, job.plan)):
+                for part, decided in engine.compute(frame, tile, following):
+                    yield engine.result(done, frame, part, decided)
+                done += 1
+            seams = engine.measure_seams()
         except Cancelled:
             status = "cancelled"  # what was yielded stays with the caller
-        seams = engine.measure_seams() if status == "finished" else None
+        finally:
+            engine.close()
     return planned.replace(
         status=status,
         remarks=engine.notes,
@@ -89,6 +92,15 @@ def run(
         seconds=round(time.perf_counter() - clock, 3),
         seams=seams,
     )
+
+
+Item = TypeVar("Item")
+
+
+def _with_following(items: Iterable[Item]) -> Iterator[tuple[Item, Item | None]]:
+    """Yield each item with the one after it, the last one with None."""
+    before, after = tee(items)
+    return zip_longest(before, islice(after, 1, None))
 
 
 def predict_tiles(
