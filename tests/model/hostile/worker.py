@@ -15,6 +15,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import resource
 import shutil
 import sys
@@ -31,6 +32,7 @@ from tests.model.hostile.corpus import find_case
 
 SECONDS = 60
 """Most time that a file may take; the machines that run tests are slow."""
+_MEASURED = re.compile(r"tmp/measurements(/\w+\.json)?")
 _MEMORY = 8 * 2**30  # more than this is not even reserved
 _RUNS_CODE = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "subprocess.Popen",
               "pty.spawn", "webbrowser.open", "ctypes.dlopen", "os.remove", "os.rename",
@@ -125,8 +127,8 @@ def run(case: Case, root: Path, task: Task, guard: Guard) -> dict[str, Any]:
         shutil.rmtree(base, ignore_errors=True)
     shown = os.fsencode(path).decode("utf-8", "replace")
     left = sorted(set(after.items()) ^ set(before.items()))
-    if result["outcome"] == "loaded":  # what was measured of a network is kept
-        left = [item for item in left if not item[0].startswith("tmp/measurements")]
+    # What was measured of a network is kept, also where its package is refused for other reasons.
+    left = [item for item in left if not _MEASURED.fullmatch(item[0])]
     return {**result, "events": sorted(set(events)), "left": left, "path": shown}
 
 
