@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -19,8 +20,10 @@ from unetari.core.config import UP_MODES, UNetConfig
 from unetari.core.network import reach_of
 from unetari.core.sizes import Reach, valid_output_size
 from unetari.core.tiles import plan_tiles
+from unetari.inference.job import prepare
 from unetari.inference.lean import LeanUNet
 from unetari.inference.memory import choose_tile_shape, count_live, peak_bytes, shrink
+from unetari.model.checkpoint import Model
 from unetari.model.unet import UNet
 
 GIB = 2**30
@@ -130,3 +133,14 @@ def test_what_is_alive_is_counted(data: st.DataObject) -> None:
     scores = config.out_channels * prod(cut.stop - cut.start for cut in part)
     assert memory.peak / 4 <= count_live(config, sizes, part) + scores
     assert count_live(config, sizes, part) <= memory.peak / 4
+
+
+def test_a_job_says_what_it_takes() -> None:
+    model = Model.build(UNetConfig(start_filters=16), seed=0)
+    job = prepare(np.zeros((2000, 2000), np.uint8), model, tile_shape=(600, 600), device="cpu")
+    assert job.n_tiles == 16
+    assert 50 * 2**20 < job.peak_bytes < 200 * 2**20
+    text = job.describe()
+    assert text.startswith("16 tiles of 576 x 576 voxels on cpu, about ")
+    assert text.endswith(" MiB of memory at a time.")
+    assert job.record().peak_bytes == job.peak_bytes

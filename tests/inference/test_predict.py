@@ -295,3 +295,27 @@ def test_exact_networks_have_no_seams(make_model: MakeModel) -> None:
 def test_errors_come_before_the_first_tile(make_model: MakeModel) -> None:
     with pytest.raises(ShapeError, match="Tile size 8"):
         predict_tiles(noise(150, 170), make_model(), tile_shape=(8, 8))
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_out_of_memory_at_any_tile(
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch, frozen: bool
+) -> None:
+    model = make_model(n_blocks=2, start_filters=2, normalization="group2" if frozen else "batch")
+    image = noise(70, 150)
+    options: dict[str, Any] = {"tile_shape": (50, 70), "frozen_norm": frozen, "device": "cpu"}
+    expected = predict(image, model, **options)
+    forward = runner.Runner._forward
+    calls = {"now": 0, "failing": 0}
+
+    def failing(self: runner.Runner, *arguments: Any) -> Any:
+        calls["now"] += 1
+        return None if calls["now"] == calls["failing"] else forward(self, *arguments)
+
+    monkeypatch.setattr(runner.Runner, "_forward", failing)
+    for number in range(1, expected.record.n_tiles + 1):
+        calls.update(now=0, failing=number)
+        found = predict(image, model, **options)
+        np.testing.assert_array_equal(found.labels, expected.labels)
+        assert found.record.tiles_done == expected.record.n_tiles
+        assert found.record.tile_shape != expected.record.tile_shape

@@ -182,6 +182,7 @@ def _announce(job: Job, image: ImageFile) -> None:
         show_message(sentence)
     if scale is None:
         show_voxel_sizes(image, job.model)
+    show_message(job.describe())
     for warning in job.warnings:
         show_message(warning, warning=True)
 

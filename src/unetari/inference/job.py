@@ -93,6 +93,14 @@ class Job:
         """Predicted peak memory of a tile on the device, in bytes; weights come on top."""
         return peak_bytes(self.plan, self.model.spec.config)
 
+    def describe(self) -> str:
+        """Say how the work is divided, and what memory it takes."""
+        tiles = "1 tile" if self.n_tiles == 1 else f"{self.n_tiles} tiles"
+        sizes = " x ".join(map(str, self.plan.tile_shape))
+        memory = max(1, round(self.peak_bytes / 2**20))
+        amount = f"{memory} MiB" if memory < 1024 else f"{memory / 1024:.1f} GiB"
+        return f"{tiles} of {sizes} voxels on {self.device}, about {amount} of memory at a time."
+
     def record(self, **outcome: Any) -> RunRecord:
         """Describe the run; `outcome` adds what is known only afterwards."""
         return RunRecord(

@@ -268,7 +268,7 @@ class UnetariDock(QScrollArea):
         self._begun = step
         self.predict.warnings.show_text(" ".join(step.job.warnings))
         reads = step.job.model.spec.normalization.method in WITH_STATISTICS
-        self.predict.show_step(_READING if reads else _COMPUTING)
+        self.predict.show_step(f"{_READING if reads else _COMPUTING} {step.job.describe()}")
         self._ask_for_devices()
 
     def _on_ended(self, outcome: Ended) -> None:
