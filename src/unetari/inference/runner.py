@@ -99,10 +99,23 @@ class Runner:
             self._network = lean.to(_DTYPES[self.precision])
 
     def freeze(self, blocks: NDArray[np.float32]) -> None:
-        """Take the statistics of normalization from blocks, (N, C, [Z,] Y, X)."""
-        with torch.inference_mode(), _rounding(self.device, self.precision):
+        """Take the statistics of normalization from blocks, (N, C, [Z,] Y, X).
+
+        Raises
+        ------
+        OutOfMemoryError
+            If the device has too little memory for them.
+        Cancelled
+            If `should_stop` said so.
+        """
+
+        def compute() -> bool:
             batch = torch.from_numpy(blocks).to(self.device, self._dtype)
             cast("LeanUNet", self._network).freeze(batch)
+            return True
+
+        if not self._attempt(compute):
+            raise self._out_of_memory("A set of samples", blocks.shape)
 
     def __call__(
         self,
@@ -137,12 +150,15 @@ class Runner:
         """
         result = self._forward(block, part, decide)
         if result is None:
-            # Outside the except clause: its frame kept the tensors alive.
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
-            shape = " x ".join(map(str, block.shape[1:]))
-            raise OutOfMemoryError(f"A tile of {shape} voxels does not fit on {self.device}.")
+            raise self._out_of_memory("A tile", block.shape[1:])
         return result
+
+    def _out_of_memory(self, what: str, shape: Sequence[int]) -> OutOfMemoryError:
+        # Made outside the except clause, whose frame keeps the tensors alive.
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        sizes = " x ".join(map(str, shape))
+        return OutOfMemoryError(f"{what} of {sizes} voxels does not fit on {self.device}.")
 
     def _forward(
         self,
@@ -150,10 +166,17 @@ class Runner:
         part: Sequence[slice] | None,
         decide: Callable[[Tensor], Result],
     ) -> Result | None:
+        def compute() -> Result:
+            batch = torch.from_numpy(block)[None].to(self.device, self._dtype)
+            return decide(self._network(batch, part)[0].float())
+
+        return self._attempt(compute)
+
+    def _attempt(self, compute: Callable[[], Result]) -> Result | None:
+        """Compute something; None if memory ran short."""
         try:
             with torch.inference_mode(), _rounding(self.device, self.precision):
-                batch = torch.from_numpy(block)[None].to(self.device, self._dtype)
-                return decide(self._network(batch, part)[0].float())
+                return compute()
         except (torch.OutOfMemoryError, MemoryError):
             return None
         except RuntimeError as error:
