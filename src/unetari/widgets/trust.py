@@ -10,6 +10,7 @@ from qtpy.QtWidgets import (
     QDialog,
     QDialogButtonBox,
     QFormLayout,
+    QLayout,
     QPushButton,
     QVBoxLayout,
     QWidget,
@@ -55,17 +56,21 @@ class TrustDialog(QDialog):
         buttons.accepted.connect(self.accept)
         buttons.rejected.connect(self.reject)
         column = QVBoxLayout(self)
+        # Its own least height is that of the narrowest dialog, with every text a column of words.
+        column.setSizeConstraint(QLayout.SizeConstraint.SetNoConstraint)
         column.addLayout(facts)
         column.addWidget(TextLabel(_QUESTION))
         column.addStretch(1)
         column.addWidget(buttons)
 
     def showEvent(self, event: QShowEvent | None) -> None:  # noqa: N802 (Qt's name)
-        """Take the height that the texts need: Qt's own hint is that of the narrowest dialog."""
+        """Take the height that the texts need."""
         super().showEvent(event)
         layout = self.layout()
         if layout is not None:
-            self.resize(self.width(), layout.totalHeightForWidth(self.width()))
+            height = layout.totalHeightForWidth(_WIDTH)
+            self.setMinimumHeight(height)
+            self.resize(_WIDTH, height)
 
     def text(self) -> str:
         """Return what is shown of the file."""
