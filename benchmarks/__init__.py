@@ -1,0 +1,1 @@
+"""What the engine costs, beside a plain pass and beside other programs."""
