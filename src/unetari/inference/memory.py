@@ -16,7 +16,7 @@ _BYTES = 4  # float32
 _WORKSPACE = 1.2  # what convolutions and the allocator take on top: 0.98 to 1.47 times on CPUs
 _SHARE_OF_FREE_MEMORY = 0.5
 _MOST_ELEMENTS = 2**31 - 1  # per tensor: many kernels index with 32 bits
-_CPU_TILE = {2: 768, 3: 128}
+_CPU_TILE = {2: 512, 3: 128}
 """What a tile on a CPU writes at most, per axis: larger ones show results later.
 
 Its halo comes on top: a deep 3D network reads 48 voxels per side, and a limit on the
