@@ -59,3 +59,13 @@ def test_nothing_happens_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
             assert allocator._glibc() is None
     finally:
         allocator._glibc.cache_clear()
+
+
+@pytest.mark.parametrize("name", ["MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES"])
+def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "65536")
+    allocator._glibc.cache_clear()
+    try:
+        assert allocator._glibc() is None
+    finally:
+        allocator._glibc.cache_clear()

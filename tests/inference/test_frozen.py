@@ -11,7 +11,7 @@ import torch
 
 from unetari import Model, UNetConfig, predict
 from unetari.core.tiles import Span
-from unetari.errors import ConfigError
+from unetari.errors import ConfigError, OutOfMemoryError
 from unetari.inference.frozen import sample_boxes
 from unetari.inference.lean import LeanUNet
 from unetari.model.unet import UNet
@@ -93,3 +93,12 @@ def test_samples_lie_in_the_image() -> None:
 def test_only_for_networks_that_need_it(make_model: MakeModel, norm: str) -> None:
     with pytest.raises(ConfigError, match="instance or group normalization"):
         predict(noise(60, 60), make_model(normalization=norm), frozen_norm=True)
+
+
+def test_samples_that_do_not_fit(make_model: MakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("full")
+
+    monkeypatch.setattr(LeanUNet, "freeze", full)
+    with pytest.raises(OutOfMemoryError, match=r"statistics of normalization .* leave frozen_norm"):
+        predict(noise(90, 90), make_model(normalization="instance"), frozen_norm=True)

@@ -17,8 +17,11 @@ from unetari.core.network import reach_of
 from unetari.core.sizes import axis_levels
 from unetari.core.spec import ModelSpec
 from unetari.core.stencils import plan_decoder
+from unetari.errors import OutOfMemoryError
 from unetari.inference import runner
+from unetari.inference.job import prepare
 from unetari.inference.lean import LeanUNet
+from unetari.inference.predict import run
 from unetari.model.checkpoint import Model
 from unetari.model.unet import UNet
 
@@ -131,3 +134,34 @@ def test_falls_back_with_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
     assert expected.scores is not None
     assert found.scores is not None
     np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5)
+
+
+def test_faster_formats_are_left_alone_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = make_network(UNetConfig(n_blocks=2, start_filters=4))
+    model = Model.from_network(network, ModelSpec(config=network.config))
+    image = np.random.default_rng(0).normal(size=(40, 50)).astype(np.float32)
+    exact = predict(image, model, scores=True, device="cpu")
+    monkeypatch.setattr(runner, "LeanUNet", Wrong)
+    found = predict(image, model, scores=True, device="cpu", precision="bf16")
+    assert found.record.precision == "float32"
+    assert found.record.precision_checks == ()
+    np.testing.assert_allclose(found.scores, exact.scores, atol=1e-5)  # type: ignore[arg-type]
+
+
+def test_the_comparison_can_be_stopped() -> None:
+    model = Model.build(UNetConfig(n_blocks=2, start_filters=4), seed=0)
+    job = prepare(np.zeros((40, 50), np.uint8), model, device="cpu")
+    run_ = run(job, should_stop=lambda: True)
+    with pytest.raises(StopIteration) as end:
+        next(run_)
+    assert end.value.value.status == "cancelled"
+
+
+def test_the_comparison_may_run_short_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> bool:
+        raise torch.OutOfMemoryError("full")
+
+    monkeypatch.setattr(runner, "agree", full)
+    model = Model.build(UNetConfig(n_blocks=2, start_filters=4), seed=0)
+    with pytest.raises(OutOfMemoryError, match="The network does not fit on cpu"):
+        predict(np.zeros((40, 50), np.uint8), model, device="cpu")

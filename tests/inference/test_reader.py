@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -18,19 +19,28 @@ MakeModel = Callable[..., Model]
 
 
 class Watched:
-    """An array that notes who reads what of it."""
+    """An array that notes what is read of it, and by whom."""
 
     def __init__(self, data: np.ndarray[Any, Any]) -> None:
         self._data = data
         self.shape, self.dtype, self.ndim = data.shape, data.dtype, data.ndim
-        self.reads: list[tuple[str, Any]] = []
+        self.reads: list[Any] = []
+        self.threads: set[str] = set()
         self.fail_after = 10**9
+        self.changed = threading.Condition()
 
     def __getitem__(self, index: Any) -> Any:
-        self.reads.append((threading.current_thread().name, index))
+        with self.changed:
+            self.reads.append(index)
+            self.threads.add(threading.current_thread().name)
+            self.changed.notify_all()
         if len(self.reads) > self.fail_after:
             raise OSError("The disk is gone.")
         return self._data[index]
+
+    def wait_for(self, count: int) -> None:
+        with self.changed:
+            assert self.changed.wait_for(lambda: len(self.reads) >= count, timeout=30)
 
 
 @pytest.fixture
@@ -43,32 +53,59 @@ def image() -> Watched:
     return Watched(np.random.default_rng(0).normal(size=(40, 400)).astype(np.float32))
 
 
-def test_one_tile_ahead(model: Model, image: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
-    never = threading.Event()
-    ahead = []
-    call = Runner.__call__
+def test_the_next_tile_is_read_while_one_is_computed(
+    model: Model, image: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = prepare(image, model, axes="YX", tile_shape=(40, 80), device="cpu")
+    call, computed = Runner.__call__, count(1)
 
     def computing(self: Runner, *arguments: Any) -> Any:
-        never.wait(0.2)  # time for reading more than it should
-        ahead.append(len(image.reads) - 1 - len(ahead))
+        # The extremes of the image, the tiles so far, and the next one unless this is the last.
+        image.wait_for(1 + min(next(computed) + 1, job.n_tiles))
         return call(self, *arguments)
 
     monkeypatch.setattr(Runner, "__call__", computing)
-    results = list(predict_tiles(image, model, axes="YX", tile_shape=(40, 80), device="cpu"))
-    assert len(results) > 4
-    assert ahead == [2] * (len(results) - 1) + [1]
-    assert len(image.reads) == 1 + len(results)  # the first time for its extremes
-    assert len({name for name, _ in image.reads}) == 1
+    assert len(list(run(job))) == job.n_tiles > 4
+    assert len(image.reads) == 1 + job.n_tiles  # each once
+    assert len(image.threads) == 1
+
+
+@pytest.mark.parametrize("options", [{"frozen_norm": True}, {"precision": "bf16"}])
+def test_each_tile_is_read_once(make_model: MakeModel, options: dict[str, Any]) -> None:
+    norm = "instance" if "frozen_norm" in options else "batch"
+    model = make_model(n_blocks=2, start_filters=2, method="none", normalization=norm)
+    image = Watched(np.random.default_rng(0).normal(size=(3, 40, 400)).astype(np.float32))
+    job = prepare(image, model, axes="TYX", tile_shape=(40, 80), device="cpu", **options)
+    for _ in run(job):
+        pass
+    tiles = [index for index in image.reads if index[2].stop - index[2].start == 80]
+    seams = tiles[job.n_tiles :]  # measured afterwards, with frozen statistics
+    assert len({str(index) for index in tiles[: job.n_tiles]}) == job.n_tiles
+    assert bool(seams) == ("frozen_norm" in options)
+
+
+def test_nothing_large_is_read_once_memory_has_run_short(
+    model: Model, image: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = Runner._forward
+
+    def limited(self: Runner, block: Any, *arguments: Any) -> Any:
+        return None if block.size > 40 * 60 else forward(self, block, *arguments)
+
+    monkeypatch.setattr(Runner, "_forward", limited)
+    record = predict(image, model, axes="YX", tile_shape=(40, 80), device="cpu").record
+    assert record.tile_shape == (40, 60)
+    widths = [index[1].stop - index[1].start for index in image.reads[1:]]
+    large = [width for width in widths if width > 60]
+    assert len(large) <= 2  # the first tile, and perhaps the one ahead of it
+    assert widths[0] == 80
 
 
 def test_no_thread_is_left(model: Model, image: Watched) -> None:
-    before = threading.active_count()
     tiles = predict_tiles(image, model, axes="YX", tile_shape=(40, 80), device="cpu")
     next(tiles)
     tiles.close()
-    assert threading.active_count() == before
-    predict(image, model, axes="YX", tile_shape=(40, 80), device="cpu")
-    assert threading.active_count() == before
+    assert not image.threads & {thread.name for thread in threading.enumerate()}
 
 
 def test_an_error_while_reading_comes_with_its_tile(model: Model, image: Watched) -> None:

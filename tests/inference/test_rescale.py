@@ -279,6 +279,12 @@ def test_bad_factors_are_refused_before_work_starts(make_model: MakeModel, scale
         predict_tiles(noise((40, 40)), make_model(), axes="YX", scale=scale)
 
 
+def test_what_is_said_of_memory_counts_them_too(make_model: MakeModel) -> None:
+    image = np.zeros((400, 400), np.uint8)
+    small = prepare(image, make_model(), scale=(0.25, 0.25))
+    assert small.peak_bytes > 400 * 400 * 4 * 4
+
+
 def test_memory_counts_the_voxels_of_the_image(make_model: MakeModel) -> None:
     config = make_model(dim=3).spec.config
     shape = (200, 200, 200)

@@ -3,12 +3,14 @@
 Large arrays come from the system, which hands out zeroed pages one by one, and go
 back to it when they are freed: a network that runs tile by tile spends up to half of
 its time there. On Linux, `keep_freed_memory` asks glibc to keep the pages, and
-unetari asks torch for huge ones (in `unetari.model`). Elsewhere nothing is done.
+unetari asks torch for huge ones (in `unetari.model`). Elsewhere nothing is done, nor where
+MALLOC_..._ or GLIBC_TUNABLES in the environment say how memory is to be handled.
 """
 
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -62,10 +64,16 @@ def _trim() -> None:
         libc.malloc_trim(0)
 
 
+def _is_tuned() -> bool:
+    """Whether somebody set the allocator for this process: glibc cannot tell how."""
+    names = [name for name in os.environ if name.startswith("MALLOC_") and name.endswith("_")]
+    return bool(names) or "GLIBC_TUNABLES" in os.environ
+
+
 @cache
 def _glibc() -> ctypes.CDLL | None:
-    """Return the C library, None where it is not glibc."""
-    if not sys.platform.startswith("linux"):
+    """Return the C library, None where it is not glibc or not ours to set."""
+    if not sys.platform.startswith("linux") or _is_tuned():
         return None
     libc = ctypes.CDLL(None)
     return libc if hasattr(libc, "mallopt") and hasattr(libc, "gnu_get_libc_version") else None

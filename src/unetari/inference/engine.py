@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,13 +52,10 @@ class Engine:
         self._dim = job.model.spec.config.dim
         self._should_stop = should_stop
         self._read = Reader(job, should_stop)
-        self._runner = self._make_runner("float32")
-        self._untried = list(
-            find_precisions(job.precision, self._runner.device, job.model.network, job.n_tiles)
-        )
+        self._runner: Runner | None = None
+        self._samples: tuple[Frame, NDArray[np.float32]] | None = None
         self.checks: tuple[PrecisionCheck, ...] = ()
         """How faster formats than float32 did on the first tile."""
-        self._frozen_for: Frame | None = None
         self._following: tuple[Frame, Tile] | None = None
         self.tile_shape = job.plan.tile_shape
         """Largest outer size of a tile; smaller than planned once memory has run short."""
@@ -75,9 +72,10 @@ class Engine:
         Nothing if no voxel of the image belongs to a tile of the rescaled one. The
         `following` tile is read meanwhile.
         """
-        self._following = following
+        self._following = following if self._fits_as_planned else None
         if not all(span.size > 0 for span in self._written(tile)):
             return
+        self._get_ready(frame, tile)
         if self._fits_as_planned:
             decided = self._try(frame, tile)
             if decided is not None:
@@ -119,6 +117,7 @@ class Engine:
                     "another device, or a network with fewer blocks or filters."
                 ) from error
         self.tile_shape = smaller
+        self._read.forget()  # what was read ahead is as large as what did not fit
         return None
 
     def _written(self, tile: Tile) -> tuple[Span, ...]:
@@ -170,63 +169,66 @@ class Engine:
         decide: Callable[[Tensor], Result],
     ) -> Result:
         """Compute an outer box, or the needed part of the output for it."""
-        if frame != self._frozen_for:
-            self._freeze(self._runner, frame)
-            self._frozen_for = frame
-        self._settle_precision(frame, outer, part)
         block = self._read(frame, outer)
         if self._following is not None:
             self._read.start(self._following[0], self._following[1].outer)
             self._following = None
         if self._should_stop():
             raise Cancelled("Stopped on request.")
-        return self._runner(block, part, decide)
+        return cast("Runner", self._runner)(block, part, decide)
 
-    def _make_runner(self, precision: Precision) -> Runner:
-        device = resolve_device(self._job.device)
-        return Runner(
-            self._job.model.network,
-            device,
-            self._should_stop,
-            precision,
-            frozen_norm=self._job.frozen_norm,
-        )
+    def _get_ready(self, frame: Frame, tile: Tile) -> None:
+        """Prepare the network for a frame; where it fails, no smaller tile would help."""
+        job = self._job
+        if self._runner is None:
+            device = resolve_device(job.device)
+            self._runner = Runner(
+                job.model.network, device, self._should_stop, frozen_norm=job.frozen_norm
+            )
+            self._freeze(self._runner, frame)
+            self._runner = self._choose_precision(self._runner, frame, tile)
+        elif self._samples is not None and self._samples[0] != frame:
+            self._freeze(self._runner, frame)
 
     def _freeze(self, runner: Runner, frame: Frame) -> None:
         """Give a runner the statistics of normalization that hold for a whole frame."""
-        if self._job.frozen_norm:
+        if not self._job.frozen_norm:
+            return
+        if self._samples is None or self._samples[0] != frame:
             boxes = sample_boxes(self._job.plan.shape, self._job.model.spec.config)
-            runner.freeze(np.stack([self._read(frame, box) for box in boxes]))
+            self._samples = frame, np.stack([self._read(frame, box) for box in boxes])
+        runner.freeze(self._samples[1])
+
+    def _choose_precision(self, exact: Runner, frame: Frame, tile: Tile) -> Runner:
+        """Return a runner in the fastest format that may be used, judged by the first tile."""
+        job = self._job
+        names = find_precisions(job.precision, exact.device, job.model.network, job.n_tiles)
+        faster = [name for name in names if name != "float32"]
+        if not faster or not exact.is_lean:
+            return exact
+        block, part = self._read(frame, tile.outer), self._needed(tile)
+        try:
+            expected = exact(block, part, Tensor.clone)
+            for name in faster:
+                runner = exact.in_precision(name)
+                self._freeze(runner, frame)
+                check = check_precision(runner, expected, block, part, job.model.spec.config)
+                self.checks += (check,)
+                if check.passes or job.precision != "auto":
+                    return runner
+        except OutOfMemoryError:
+            return exact  # which runs short of memory, too, and computes the tile in parts
+        return exact
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What the user should know of how the network is run."""
-        return self._runner.notes
+        return () if self._runner is None else self._runner.notes
 
     @property
     def precision(self) -> Precision:
         """The floating-point format in use."""
-        return self._runner.precision
-
-    def _settle_precision(
-        self, frame: Frame, outer: Sequence[Span], part: Sequence[slice] | None
-    ) -> None:
-        """Choose the fastest format that may be used, on the first tile."""
-        if not self._untried or self._untried[0] == self.precision == "float32":
-            return
-        block, config = self._read(frame, outer), self._job.model.spec.config
-        expected = self._runner(block, part, Tensor.clone)
-        for precision in tuple(self._untried):
-            if precision == "float32":
-                break
-            fast = self._make_runner(precision)
-            self._freeze(fast, frame)
-            check = check_precision(fast, expected, block, part, config)
-            self.checks += (check,)
-            if check.passes or self._job.precision != "auto":
-                self._runner = fast
-                break
-        self._untried.clear()
+        return "float32" if self._runner is None else self._runner.precision
 
     def result(self, index: int, frame: Frame, tile: Tile, decided: Decided) -> TileResult:
         """Bring what was decided for a tile into the axes of the labels."""
@@ -264,6 +266,7 @@ class Engine:
             return None
         frame = self._job.frames[0]
         try:
+            self._get_ready(frame, self._job.plan[0])
             return measure_seams(
                 self._job.plan,
                 self._job.model.spec.config,

@@ -91,7 +91,7 @@ class Job:
     @property
     def peak_bytes(self) -> int:
         """Predicted peak memory of a tile on the device, in bytes; weights come on top."""
-        return peak_bytes(self.plan, self.model.spec.config)
+        return peak_bytes(self.plan, self.model.spec.config, self.scaling)
 
     def describe(self) -> str:
         """Say how the work is divided, and what memory it takes."""
@@ -299,7 +299,10 @@ def _warnings(model: Model, plan: TilePlan, frozen_norm: bool) -> tuple[str, ...
         return ()
     if isinstance(config, UNetConfig):
         cause = f"uses {config.normalization} normalization, whose statistics come from each tile"
-        advice = "; so do frozen_norm, and a model with batch normalization"
+        advice = (
+            "; so do the same statistics in all tiles (frozen_norm), and a model with batch "
+            "normalization"
+        )
     else:
         cause, advice = "sees its whole input at once", ""
     return (

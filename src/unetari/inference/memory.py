@@ -23,7 +23,7 @@ Its halo comes on top: a deep 3D network reads 48 voxels per side, and a limit o
 outer size would leave nearly nothing to write."""
 
 
-def peak_bytes(plan: TilePlan, config: NetworkConfig) -> int:
+def peak_bytes(plan: TilePlan, config: NetworkConfig, scaling: Scaling | None = None) -> int:
     """Predict how much memory the largest tile of a plan needs at once.
 
     Parameters
@@ -32,6 +32,8 @@ def peak_bytes(plan: TilePlan, config: NetworkConfig) -> int:
         The tiles.
     config : UNetConfig or ForeignConfig
         The network.
+    scaling : Scaling, optional
+        How the image is rescaled for the network.
 
     Returns
     -------
@@ -47,7 +49,13 @@ def peak_bytes(plan: TilePlan, config: NetworkConfig) -> int:
     else:
         features = count_live(config, plan.tile_shape, [span.slice for span in wanted])
     image = 2 * prod(plan.tile_shape) * config.in_channels  # this tile's, and the next one's
-    return round(_BYTES * _WORKSPACE * (image + max(features, decided)))
+    needed = _BYTES * _WORKSPACE * (image + max(features, decided))
+    if scaling is not None:
+        written = [max(part.inner.size for part in parts) for parts in plan.axes]
+        # Interpolation holds the output twice and makes a third; then come scores and labels.
+        restored = _BYTES * (4 * config.out_channels + 3)
+        needed += restored * prod(written) / prod(scaling.factors)
+    return round(needed)
 
 
 def _size_of(span: Span) -> int:
@@ -199,7 +207,8 @@ def choose_tile_shape(
     most_bytes = free * _SHARE_OF_FREE_MEMORY
     while (
         prod(tile) * _widest(config) > _MOST_ELEMENTS
-        or _needed_bytes(tile, shape, config, scaling) > most_bytes
+        or peak_bytes(plan_tiles(shape, config, tile_shape=tile, rim=rim), config, scaling)
+        > most_bytes
     ):
         smaller = shrink(tile, config, rim)
         if smaller is None:
@@ -213,19 +222,6 @@ def _widest(config: NetworkConfig) -> int:
     if isinstance(config, ForeignConfig):
         return config.features // 4 + 1
     return 2 * config.start_filters
-
-
-def _needed_bytes(
-    tile: Sequence[int], shape: Sequence[int], config: NetworkConfig, scaling: Scaling | None
-) -> float:
-    plan = plan_tiles(shape, config, tile_shape=tile, rim=0 if scaling is None else RIM)
-    needed: float = peak_bytes(plan, config)
-    if scaling is not None:
-        written = [max(part.inner.size for part in parts) for parts in plan.axes]
-        # Interpolation holds the output twice and makes a third; then come scores and labels.
-        restored = _BYTES * (4 * config.out_channels + 3)
-        needed += restored * prod(written) / prod(scaling.factors)
-    return needed
 
 
 def shrink(

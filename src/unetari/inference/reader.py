@@ -38,6 +38,7 @@ class Reader:
         self._intensity: tuple[Frame | None, IntensityMap] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="unetari-reader")
         self._ahead: tuple[Box, Future[Block]] | None = None
+        self._last: tuple[Box, Block] | None = None
 
     def close(self) -> None:
         """End the thread, after what it is reading."""
@@ -57,12 +58,23 @@ class Reader:
             If `should_stop` said so.
         """
         wanted = (frame, tuple(box))
-        ahead, self._ahead = self._ahead, None
-        if ahead is not None and ahead[0] == wanted:
-            return ahead[1].result()
-        if ahead is not None:
-            ahead[1].cancel()
-        return self._thread.submit(self._read, *wanted).result()
+        if self._last is None or self._last[0] != wanted:
+            self._last = None  # frees its memory before the next one is there
+            self._last = wanted, self._wait_for(wanted)
+        return self._last[1]
+
+    def forget(self) -> None:
+        """Let go of what was read."""
+        if self._ahead is not None:
+            self._ahead[1].cancel()
+        self._ahead = self._last = None
+
+    def _wait_for(self, wanted: Box) -> Block:
+        if self._ahead is not None and self._ahead[0] == wanted:
+            future, self._ahead = self._ahead[1], None
+        else:
+            future = self._thread.submit(self._read, *wanted)
+        return future.result()
 
     def _read(self, frame: Frame, outer: Sequence[Span]) -> Block:
         intensity = self._intensity_of(frame)

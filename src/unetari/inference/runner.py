@@ -50,8 +50,6 @@ class Runner:
         Where to run it.
     should_stop : callable
         Asked before every convolution, so that a run ends within one layer.
-    precision : str
-        Floating-point format; others than float32 are for a `UNet`.
     frozen_norm : bool
         Whether instance and group normalization of a `UNet` take their statistics
         from what `freeze` gets, instead of from each block.
@@ -60,6 +58,10 @@ class Runner:
     ------
     DeviceError
         If `frozen_norm` is asked for and the network cannot run as a `LeanUNet`.
+    OutOfMemoryError
+        If the device has too little memory for the network.
+    Cancelled
+        If `should_stop` said so.
     """
 
     def __init__(
@@ -67,36 +69,56 @@ class Runner:
         network: nn.Module,
         device: torch.device,
         should_stop: Callable[[], bool],
-        precision: Precision = "float32",
         *,
         frozen_norm: bool = False,
     ) -> None:
         self.device = device
-        self.precision = precision
+        self.precision: Precision = "float32"
         self.notes: tuple[str, ...] = ()
         """What the user should know of how the network is run."""
         self._should_stop = should_stop
-        self._network: nn.Module = Plain(copy.deepcopy(network)).to(device).eval()
-        if isinstance(network, UNet):
-            self._use_lean(network, frozen_norm)
-        self._dtype = _DTYPES["float32" if self.notes else precision]
-        for module in self._network.modules():
+        self._original = network
+        self._frozen_norm = frozen_norm
+        if isinstance(network, UNet) and self._can_be_lean(network):
+            self._network: nn.Module = self._make_lean(network)
+        else:
+            self._network = self._watch(Plain(copy.deepcopy(network)))
+
+    def in_precision(self, precision: Precision) -> Runner:
+        """Return a runner of the same network in another format; only for a lean `UNet`."""
+        other = copy.copy(self)
+        other.precision = precision
+        other._network = other._make_lean(cast("UNet", self._original))
+        return other
+
+    @property
+    def is_lean(self) -> bool:
+        """Whether the network runs as a `LeanUNet`."""
+        return isinstance(self._network, LeanUNet)
+
+    def _make_lean(self, network: UNet) -> nn.Module:
+        lean = LeanUNet(network, frozen=self._frozen_norm)
+        return self._watch(lean.to(_DTYPES[self.precision]))
+
+    def _watch(self, network: nn.Module) -> nn.Module:
+        """Bring a network to the device, and have it ask before every layer whether to stop."""
+        for module in network.modules():
             if not list(module.children()):
                 module.register_forward_pre_hook(self._check)
+        return network.to(self.device).eval()
 
-    def _use_lean(self, network: UNet, frozen_norm: bool) -> None:
-        with torch.inference_mode():
-            lean = LeanUNet(network).to(self.device).eval()
-            if not agree(lean, self._network, network.config):
-                if frozen_norm:
-                    raise DeviceError(
-                        f"frozen_norm=True is not possible on {self.device}. {_NOT_LEAN}"
-                    )
-                self.notes = (_NOT_LEAN,)
-                return
-            if frozen_norm:
-                lean = LeanUNet(network, frozen=True).to(self.device).eval()
-            self._network = lean.to(_DTYPES[self.precision])
+    def _can_be_lean(self, network: UNet) -> bool:
+        trial = _small(network)
+        lean, plain = self._watch(LeanUNet(trial)), self._watch(Plain(copy.deepcopy(trial)))
+        agreed = self._attempt(lambda: agree(lean, plain, trial.config))
+        if agreed is None:
+            raise OutOfMemoryError(
+                f"The network does not fit on {self.device}. Free memory, or use another device."
+            )
+        if not agreed and self._frozen_norm:
+            raise DeviceError(f"frozen_norm=True is not possible on {self.device}. {_NOT_LEAN}")
+        self.notes = () if agreed else (_NOT_LEAN,)
+        return agreed
 
     def freeze(self, blocks: NDArray[np.float32]) -> None:
         """Take the statistics of normalization from blocks, (N, C, [Z,] Y, X).
@@ -110,12 +132,14 @@ class Runner:
         """
 
         def compute() -> bool:
-            batch = torch.from_numpy(blocks).to(self.device, self._dtype)
+            batch = torch.from_numpy(blocks).to(self.device, _DTYPES[self.precision])
             cast("LeanUNet", self._network).freeze(batch)
             return True
 
         if not self._attempt(compute):
-            raise self._out_of_memory("A set of samples", blocks.shape)
+            what = "What the statistics of normalization are taken from,"
+            advice = "Free memory, use another device, or leave frozen_norm out."
+            raise OutOfMemoryError(f"{self._too_large(what, blocks.shape)} {advice}")
 
     def __call__(
         self,
@@ -150,15 +174,15 @@ class Runner:
         """
         result = self._forward(block, part, decide)
         if result is None:
-            raise self._out_of_memory("A tile", block.shape[1:])
+            raise OutOfMemoryError(self._too_large("A tile of", block.shape[1:]))
         return result
 
-    def _out_of_memory(self, what: str, shape: Sequence[int]) -> OutOfMemoryError:
-        # Made outside the except clause, whose frame keeps the tensors alive.
+    def _too_large(self, what: str, shape: Sequence[int]) -> str:
+        # Called outside the except clause, whose frame keeps the tensors alive.
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         sizes = " x ".join(map(str, shape))
-        return OutOfMemoryError(f"{what} of {sizes} voxels does not fit on {self.device}.")
+        return f"{what} {sizes} voxels does not fit on {self.device}."
 
     def _forward(
         self,
@@ -167,7 +191,7 @@ class Runner:
         decide: Callable[[Tensor], Result],
     ) -> Result | None:
         def compute() -> Result:
-            batch = torch.from_numpy(block)[None].to(self.device, self._dtype)
+            batch = torch.from_numpy(block)[None].to(self.device, _DTYPES[self.precision])
             return decide(self._network(batch, part)[0].float())
 
         return self._attempt(compute)
@@ -202,12 +226,24 @@ class Plain(nn.Module):
         return scores if part is None else cut(scores, part)
 
 
+def _small(network: UNet) -> UNet:
+    """Return a network of the same weights that takes small images, too."""
+    config = network.config
+    if config.conv_mode == "same":
+        return network
+    twin = UNet(config.replace(conv_mode="same"))
+    twin.load_state_dict(network.state_dict())
+    return twin.eval()
+
+
 def agree(lean: nn.Module, plain: nn.Module, config: UNetConfig) -> bool:
-    """Whether two ways to run a network give the same numbers, but for rounding."""
-    reaches = reach_of(config)
-    sizes = [reach.rule.above(reach.rule.smallest + 2 * reach.multiple) for reach in reaches]
-    outputs = [size - 2 * reach.loss for size, reach in zip(sizes, reaches, strict=True)]
-    part = [slice(size // 3, size - size // 3) for size in outputs]
+    """Whether two ways to run a network give the same numbers, but for rounding.
+
+    They are compared on the smallest image of which a part can be taken.
+    """
+    rules = [reach.rule for reach in reach_of(config)]
+    sizes = [rule.above(rule.smallest + 1) for rule in rules]
+    part = [slice(size // 4, size - size // 4) for size in sizes]
     device = next(plain.parameters()).device
     generator = torch.Generator().manual_seed(0)
     image = torch.randn((1, config.in_channels, *sizes), generator=generator).to(device)
