@@ -268,6 +268,29 @@ def test_a_moved_file_is_listed_as_missing_and_located(
     assert listed.source == str(moved)
 
 
+@pytest.mark.parametrize("error", [PermissionError(13, "denied"), OSError(116, "stale handle")])
+def test_a_file_that_cannot_be_looked_at_is_missing_and_hides_no_other(
+    file: Path,
+    opened: Opened,
+    library: Library,
+    monkeypatch: pytest.MonkeyPatch,
+    error: OSError,
+) -> None:
+    keep_model(write(file.with_name("other.safetensors"), seed=1, name="other"))
+    remember(opened, library)
+    look = Path.stat
+
+    def stat(path: Path, *, follow_symlinks: bool = True) -> os.stat_result:
+        if path == file:
+            raise error
+        return look(path, follow_symlinks=follow_symlinks)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    models = {model.name: model for model in list_models(library).models}
+    assert models["my nuclei"].is_missing
+    assert not models["other"].is_missing
+
+
 def test_a_kept_file_is_not_listed_twice(file: Path, opened: Opened, library: Library) -> None:
     remember(opened, library)
     keep.keep(opened, library)

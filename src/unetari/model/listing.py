@@ -100,12 +100,19 @@ def list_models(library: Library) -> Listing:
     have = {entry.sha256 for entry in contents.kept}
     kept = [Listed("kept", entry.name, entry.spec, entry) for entry in contents.kept]
     recent = [
-        Listed("recent", entry.name, entry.spec, entry, is_missing=not Path(entry.path).exists())
+        Listed("recent", entry.name, entry.spec, entry, is_missing=_is_missing(entry))
         for entry in contents.recent
         if entry.sha256 not in have
     ]
     problems = (*bundled.problems, *contents.problems)
     return Listing((*bundled.models, *kept, *recent), problems)
+
+
+def _is_missing(entry: Entry) -> bool:
+    try:
+        return not Path(entry.path).exists()
+    except OSError:
+        return True  # a folder that must not be read, or a drive that is gone
 
 
 def list_bundled() -> Listing:
