@@ -23,12 +23,12 @@ from unetari.model.formats.metadata import ENTRY, from_text, to_text
 from unetari.model.formats.onnx_checks import external_files, need, read_graph
 from unetari.model.formats.onnx_norms import spell_out_norms
 from unetari.model.formats.onnx_session import OnnxNetwork, Program
+from unetari.model.formats.silence import quiet
 from unetari.model.formats.tracing import (
     cannot_write,
     example_input,
     export_program,
     holds_script,
-    quiet,
 )
 from unetari.model.formats.wrappers import onnx_graph, plain_module
 from unetari.model.weights import LoadOptions

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,8 @@ from unetari.model.formats.archives import check_contents, inner_names, open_arc
 from unetari.model.formats.base import Loaded
 from unetari.model.formats.foreign import ForeignNetwork, Told, describe
 from unetari.model.formats.metadata import ENTRY, from_text, to_text
-from unetari.model.formats.tracing import cannot_write, export_program, quiet
+from unetari.model.formats.silence import quiet
+from unetari.model.formats.tracing import cannot_write, export_program
 from unetari.model.trust import read_trusted
 from unetari.model.weights import LoadOptions
 
@@ -29,6 +29,15 @@ REASON = (
     "a file made for it can do all that you can."
 )
 _COMPILED = "data/aotinductor/"
+
+
+class _Graph(ForeignNetwork):
+    """A program of torch.export."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Said at every run of a program; it is torch's own code that has to change.
+        with quiet(r".*LeafSpec.* is deprecated", FutureWarning):
+            return super().forward(x)
 
 
 def sniff(path: Path) -> bool:
@@ -52,10 +61,8 @@ def load(path: Path, options: LoadOptions) -> Loaded:
             "again with torch.export.save."
         )
     content = read_trusted(path, REASON, trusted=options.trust)
-    # Said at every run of a program; it is torch's own code that has to change.
-    warnings.filterwarnings("ignore", r".*LeafSpec.* is deprecated", FutureWarning)
     program, text = read_program(content)
-    network = ForeignNetwork(program.module())
+    network = _Graph(program.module())
     told = replace(_read_told(program), sha256=hashlib.sha256(content).hexdigest())
     return describe(network, from_text(text), told, options)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import re
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from unetari.model.formats.base import Loaded, load_bare
 from unetari.model.formats.entries import SAVE, Found, find_weights
 from unetari.model.formats.pickles import check_legacy, check_storages, find_globals
 from unetari.model.formats.pt2 import is_export
+from unetari.model.formats.silence import quiet
 from unetari.model.formats.torchscript import is_script
 from unetari.model.formats.wrappers import Wrapper, plain_module
 from unetari.model.weights import LoadOptions, Weights
@@ -80,9 +80,7 @@ def _check_file(path: Path) -> None:
 def _unpickle(path: Path) -> Any:
     try:
         # An open file: given a path, torch would choose a reader by the suffix.
-        with path.open("rb") as file, warnings.catch_warnings():
-            # Torch's advice on pickle protocols is not for the user; refusals are raised below.
-            warnings.simplefilter("ignore")
+        with path.open("rb") as file, quiet():
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise _refused(path, str(error)) from error

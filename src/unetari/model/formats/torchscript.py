@@ -20,7 +20,8 @@ from unetari.model.formats.base import Loaded
 from unetari.model.formats.foreign import ForeignNetwork, describe, told_by_weights
 from unetari.model.formats.metadata import ENTRY, from_text, to_text
 from unetari.model.formats.pickles import check_storages
-from unetari.model.formats.tracing import cannot_write, example_input, quiet
+from unetari.model.formats.silence import quiet
+from unetari.model.formats.tracing import cannot_write, example_input
 from unetari.model.formats.wrappers import plain_module
 from unetari.model.trust import read_trusted
 from unetari.model.weights import LoadOptions

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,9 +10,8 @@ from torch import Tensor, nn
 from unetari.core.network import NetworkConfig, reach_of
 from unetari.core.sizes import Reach
 from unetari.errors import ModelFileError
+from unetari.model.formats.silence import quiet
 from unetari.model.formats.wrappers import plain_module
-
-_TALKATIVE = ("torch.onnx", "torch.export", "torch._export", "torch.fx", "onnxscript", "onnx_ir")
 
 
 def example_input(config: NetworkConfig) -> Tensor:
@@ -79,19 +74,3 @@ def cannot_write(error: Exception) -> ModelFileError:
         f"torch cannot write this network down ({type(error).__name__}: {lines[0][:200]}). "
         "Choose another format."
     )
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep torch's advice to its own developers from the user."""
-    loggers = [logging.getLogger(name) for name in _TALKATIVE]
-    before = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, before, strict=True):
-                logger.setLevel(level)

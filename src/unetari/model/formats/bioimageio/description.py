@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from unetari.errors import MissingExtraError, ModelFileError, as_sentence
+from unetari.model.formats.silence import quiet
 
 OURS = "unetari"
 """Where in `config` we say which file holds the model with all that we know of it."""
@@ -175,9 +175,7 @@ def _validate(content: dict[str, Any]) -> Any:
         perform_io_checks=False, log_warnings=False, disable_cache=True, raise_errors=True
     )
     try:
-        with warnings.catch_warnings():
-            # Its advice is for those who write descriptions; what matters to us is checked.
-            warnings.simplefilter("ignore")
+        with quiet():  # its advice is for those who write descriptions
             described = build_description(content, context=context, format_version="latest")
     except ValidationError as error:
         raise _invalid(_reasons(error)) from error
