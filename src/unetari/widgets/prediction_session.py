@@ -111,12 +111,15 @@ class PredictionSession(QObject):
         self.labels.editable = False
 
     def _on_advanced(self, step: Advanced) -> None:
+        is_first = self._tiles_done == 0
         self._tiles_done = step.done
         self.advanced.emit(step.done, step.total, time.monotonic() - self._started)
         if self._timer.isActive() or self.labels is None:
             return
         # A volume takes most of a second to draw, so it is drawn once, at the end.
         if self._viewer.dims.ndisplay == 2 and self._is_shown(step):
+            if is_first:
+                self._refresh()  # at once: somebody is waiting for a sign
             self._timer.start()
 
     def _is_shown(self, step: Advanced) -> bool:
