@@ -171,6 +171,21 @@ def test_copies_share_their_sessions(save: Save, monkeypatch: pytest.MonkeyPatch
     assert opened == [before + 1]
 
 
+def test_every_gpu_has_a_session_of_its_own(save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = importlib.import_module("onnxruntime")
+    program = _program(save(make()))
+    gpu = "CUDAExecutionProvider"
+    monkeypatch.setattr(runtime, "get_available_providers", lambda: [gpu])
+    opened: list[Any] = []
+    monkeypatch.setattr(
+        runtime, "InferenceSession", lambda *_, providers: opened.extend(providers) or object()
+    )
+    devices = ["cuda:0", "cuda:1", "cuda:1", "cuda"]
+    sessions = [program.session(torch.device(name)) for name in devices]
+    assert opened == [(gpu, {"device_id": 0}), (gpu, {"device_id": 1})]
+    assert sessions[1] is sessions[2] is not sessions[0] is sessions[3]
+
+
 def test_weights_in_a_file_beside_it(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     onnx.save(make(), path, save_as_external_data=True, location="w.bin", size_threshold=0)

@@ -22,7 +22,7 @@ _TYPES["tensor(double)"] = torch.float64
 
 
 class Program:
-    """An ONNX file, and the sessions that compute it: one per provider and number of threads.
+    """An ONNX file, and the sessions that compute it: one per device and number of threads.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ class Program:
 
     def __init__(self, content: bytes, folder: Path) -> None:
         self._content, self._folder = content, folder
-        self._sessions: dict[tuple[str, int], Any] = {}
+        self._sessions: dict[tuple[str, int, int], Any] = {}
         self._lock = Lock()
 
     def graph(self) -> Any:
@@ -71,10 +71,11 @@ class Program:
         """
         runtime = need("onnxruntime")
         on_gpu = device.type == "cuda" and _CUDA in runtime.get_available_providers()
-        key = (_CUDA if on_gpu else _CPU, torch.get_num_threads())
+        gpu = (device.index or 0) if on_gpu else 0
+        key = (_CUDA if on_gpu else _CPU, torch.get_num_threads(), gpu)
         with self._lock:
             if key not in self._sessions:
-                self._sessions[key] = self._open(runtime, *key, device.index or 0)
+                self._sessions[key] = self._open(runtime, *key)
             return self._sessions[key]
 
     def _open(self, runtime: Any, provider: str, threads: int, gpu: int) -> Any:
