@@ -146,7 +146,7 @@ def test_what_a_package_held_is_offered(
     qtbot: QtBot, dock: UnetariDock, target: Path, tmp_path: Path
 ) -> None:
     picture = iio.imwrite("<bytes>", np.zeros((8, 16, 3), np.uint8), extension=".png")
-    card = {"name": "other", "description": "d", "authors": ("A",), "license": "Zlib"}
+    card = {"name": "another", "description": "d", "authors": ("A",), "license": "Zlib"}
     model = Model.build(UNetConfig(n_blocks=2, start_filters=4), seed=0).replace(**card)
     path = unetari.export_model(
         model, tmp_path / "given.zip", cover=picture, documentation="# Theirs"

@@ -23,7 +23,8 @@ LICENSES = {
 MOST_LETTERS = 1000
 """Of a description: what is longer belongs into the documentation."""
 _SPDX = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")
-_NAME = re.compile(r"[A-Za-z0-9_]")
+_NAME_LENGTH = range(5, 65)  # that of packages, as is what else their names hold
+_NOT_IN_NAME = re.compile(r"[^A-Za-z0-9_+\- ()]")
 
 
 @dataclass(frozen=True)
@@ -107,12 +108,22 @@ def find_problem(field: CardField, value: Any) -> str:
     """
     if not value or not any(text.strip() for text in (value if field.has_several else (value,))):
         return f"Needed: {field.hint}." if field.is_required else ""
-    if field.name == "name" and not _NAME.search(value):
-        return "The name needs a letter from A to Z, or a digit."
+    if field.name == "name":
+        return _find_problem_of_name(value)
     if field.name == "description" and len(value) > MOST_LETTERS:
         return f"{len(value)} letters, and {MOST_LETTERS} fit. Move some to the documentation."
     if field.name == "license" and not _SPDX.fullmatch(value):
         return f"{value} is no SPDX identifier, such as CC-BY-4.0."
+    return ""
+
+
+def _find_problem_of_name(name: str) -> str:
+    unknown = "".join(dict.fromkeys(_NOT_IN_NAME.findall(name)))
+    if unknown:
+        return f"Only letters from A to Z, digits, spaces and _ + - ( ) fit, not {unknown[:20]!r}."
+    if len(name) not in _NAME_LENGTH:
+        least, most = _NAME_LENGTH[0], _NAME_LENGTH[-1]
+        return f"{len(name)} letters, and {least} to {most} fit."
     return ""
 
 

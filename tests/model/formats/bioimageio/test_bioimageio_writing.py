@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,16 @@ import pytest
 
 from unetari import Model, UNetConfig, load_model, predict, save_model
 from unetari.core.normalization import Normalization
+from unetari.core.spec import ModelSpec
 from unetari.errors import ConfigError, ShapeError
 from unetari.model.export import export_model
+from unetari.model.formats.bioimageio.card import write_description, write_documentation
 from unetari.model.formats.bioimageio.cover import draw_cover
 from unetari.model.formats.bioimageio.description import read_description
 from unetari.model.formats.bioimageio.examples import make_example
 from unetari.model.formats.bioimageio.processing import read_preprocessing
 from unetari.model.formats.bioimageio.yaml_text import read_yaml
+from unetari.model.formats.foreign import Told, as_foreign
 
 CARD: dict[str, Any] = {
     "name": "nuclei for tests",
@@ -148,6 +152,32 @@ def test_what_is_missing_is_asked_for(missing: tuple[str, ...], tmp_path: Path) 
 def test_a_licence_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="license"):
         export_model(build(license="do what you like"), tmp_path / "p.zip")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("Zellkörner im Gehirn: Maus", "not 'ö:'"),
+        ("n2d", "3 letters, and 5 to 64 fit"),
+        ("nuclei " * 10, "70 letters, and 5 to 64 fit"),
+    ],
+)
+def test_names_that_packages_cannot_hold_are_not_repaired(
+    name: str, reason: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        export_model(build(name=name), tmp_path / "p.zip")
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_networks_are_not_taken_for_the_u_net_of_the_article(package: Path) -> None:
+    config = as_foreign(SMALL, Told("ONNX"))
+    spec = ModelSpec(config=config, **CARD).replace(citations=("A talk without an address",))
+    described = write_description(spec, defaultdict(str), 18)
+    assert described["cite"] == []
+    assert "unet2d" not in described["tags"]
+    assert "Ronneberger" not in write_documentation(spec)
+    assert "unet2d" in read_yaml(read(package, "rdf.yaml"))["tags"]
 
 
 def test_a_test_image_of_ones_own(tmp_path: Path) -> None:

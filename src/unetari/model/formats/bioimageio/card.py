@@ -26,8 +26,6 @@ ONNX, TORCHSCRIPT, OWN_MODEL = "weights.onnx", "weights.pt", "model.safetensors"
 
 _VERSION = "0.5.4"  # the oldest that has all that is used: more programs read it
 _EPS = 1e-10  # there must be one; ours is 0
-_MAX_DESCRIPTION = 1000
-_NAME = re.compile(r"[^A-Za-z0-9_+\- ()]+")
 _DOI = re.compile(r"\b10\.\d{4,9}/[^\s,;]*[^\s,;.)]")
 _URL = re.compile(r"https?://[^\s,;)]+")
 _PAPERS = {
@@ -58,17 +56,16 @@ def write_description(
         return {"source": name, "sha256": hashes[name]}
 
     weights = _weights({name: file(name) for name in (ONNX, TORCHSCRIPT) if name in hashes}, opset)
-    dim = spec.config.dim
     return {
         "type": "model",
         "format_version": _VERSION,
-        "name": _NAME.sub(" ", spec.name).strip()[:64].ljust(5, "_"),
-        "description": spec.description[:_MAX_DESCRIPTION],
+        "name": spec.name,
+        "description": spec.description,
         "timestamp": datetime.now(UTC).replace(microsecond=0, tzinfo=None).isoformat(),
         "authors": [{"name": author} for author in spec.authors],
         "license": spec.license,
         "cite": list(_citations(spec)),
-        "tags": list(dict.fromkeys([*spec.tags, *_tags(dim)])),
+        "tags": list(dict.fromkeys([*spec.tags, *_tags(spec.config)])),
         "documentation": DOCUMENTATION,
         "covers": [name for name in hashes if name.startswith(f"{COVER}.")],
         "attachments": [file(name) for name in hashes if name == OWN_MODEL],
@@ -117,8 +114,14 @@ def _plain(record: Mapping[str, Any]) -> Any:
     return json.loads(json.dumps(record, default=str))
 
 
-def _tags(dim: int) -> tuple[str, ...]:
-    return (f"unet{dim}d", f"{dim}d", "semantic-segmentation", "segmentation", "pytorch", "unetari")
+def _tags(config: NetworkConfig) -> tuple[str, ...]:
+    own = (f"unet{config.dim}d",) if isinstance(config, UNetConfig) else ()
+    return (*own, f"{config.dim}d", "semantic-segmentation", "segmentation", "pytorch", "unetari")
+
+
+def _papers(config: NetworkConfig) -> tuple[tuple[str, str], ...]:
+    """Return what is cited for the network itself, with its DOI; others' networks are theirs."""
+    return (_PAPERS[config.dim],) if isinstance(config, UNetConfig) else ()
 
 
 def _citations(spec: ModelSpec) -> Iterator[dict[str, str]]:
@@ -129,9 +132,9 @@ def _citations(spec: ModelSpec) -> Iterator[dict[str, str]]:
             yield {"text": text, "doi": doi[0]}
         elif url:
             yield {"text": text, "url": url[0]}
-    text, number = _PAPERS[spec.config.dim]
-    if not any(number in citation for citation in spec.citations):
-        yield {"text": text, "doi": number}
+    for text, number in _papers(spec.config):
+        if not any(number in citation for citation in spec.citations):
+            yield {"text": text, "doi": number}
 
 
 # --- tensors ------------------------------------------------------------------------------------
@@ -273,8 +276,7 @@ def _paragraphs(spec: ModelSpec) -> Iterator[str]:
     yield "## Authors, licence, citation\n"
     yield f"{', '.join(spec.authors)}. Licence: {spec.license}.\n"
     yield from (f"- {citation}" for citation in spec.citations)
-    text, doi = _PAPERS[spec.config.dim]
-    yield f"- {text}, https://doi.org/{doi}"
+    yield from (f"- {text}, https://doi.org/{doi}" for text, doi in _papers(spec.config))
 
 
 def _facts(spec: ModelSpec) -> Iterator[str]:

@@ -30,7 +30,7 @@ from unetari.model.publishing import find_problems
 from unetari.model.unet import UNet
 
 _ANY_OPSET = 18  # until the graph is there
-_STAMP = (1980, 1, 1, 0, 0, 0)  # equal contents give equal archives
+_STAMP = (1980, 1, 1, 0, 0, 0)  # there must be one; the description says when
 _STORED = (".onnx", ".pt", ".safetensors", ".png")  # do not shrink
 
 
