@@ -256,6 +256,8 @@ def test_a_moved_file_is_listed_as_missing_and_located(
 ) -> None:
     remember(opened, library)
     moved = file.rename(tmp_path / "moved.safetensors")
+    with pytest.raises(LibraryError, match=r"mine\.safetensors: It cannot be read"):
+        keep.keep(opened, library)  # the source is to blame, not the library
     (listed,) = [m for m in list_models(library).models if m.origin == "recent"]
     assert listed.is_missing
     entry = entry_of(opened)
@@ -370,6 +372,14 @@ def test_windows_at_once_lose_nothing(opened: Opened, library: Library) -> None:
     assert len(contents.recent) == MOST_RECENT
     assert contents.problems == ()
     assert not [path for path in library.folder.rglob("*") if path.suffix == ".part"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a file that is being replaced is locked")
+def test_the_same_file_can_be_remembered_at_once(opened: Opened, library: Library) -> None:
+    entry = entry_of(opened)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(library.remember, [entry] * 100))
+    assert [recent.path for recent in library.read().recent] == [entry.path]
 
 
 def test_old_entries_go_first(opened: Opened, library: Library) -> None:

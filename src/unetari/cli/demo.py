@@ -51,9 +51,10 @@ def demo(
         show_message("There is no display, so the demo writes a picture instead of opening napari.")
         window = False
     if trust and Path(model).is_file():
-        from unetari.model.trust import trust_file
+        from unetari.core.files import hash_file
+        from unetari.model.trust import trust
 
-        trust_file(Path(model))
+        trust(hash_file(Path(model)))
     if window is False or out is not None:
         _write_picture(model, _free_name(_PICTURE) if out is None else _unused(out))
         return

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from unetari.core.config import UNetConfig
+from unetari.core.files import hash_file
 from unetari.core.network import NetworkConfig
 from unetari.core.normalization import Normalization
 from unetari.core.spec import ModelSpec
@@ -186,7 +187,7 @@ def load_model(
         with _locate(name, kept) as path:
             file_format = find_format(path)
             loaded = file_format.load(path, given)
-            digest = loaded.sha256 or _hash(path)
+            digest = loaded.sha256 or (hash_file(path) if kept is None else kept.sha256)
     except UntrustedModelError:
         raise  # it names the file
     except ModelFileError as error:
@@ -337,8 +338,3 @@ def _list_names() -> str:
     names = ", ".join(bundled_models()) or "none"
     kept = ", ".join(entry.name for entry in Library.default().read().kept[:_MOST_NAMES])
     return f"bundled models: {names}" + (f"; kept models: {kept}" if kept else "")
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from unetari.core import files
 from unetari.errors import ModelFileError, OutputExistsError
 from unetari.model.kinds import Kind
 
@@ -63,17 +63,20 @@ def whole_file(path: Path) -> Iterator[Path]:
     ModelFileError
         If it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        yield temporary
-        temporary.replace(path)
+        with files.whole_file(path) as temporary:
+            yield temporary
     except OSError as error:
+        other = error.filename
+        if isinstance(other, str) and Path(other).parent != path.parent:
+            raise ModelFileError(
+                f"{path}: It is not written, because {other} cannot be used "
+                f"({error.strerror or error})."
+            ) from error
         raise ModelFileError(
             f"{path}: It cannot be written ({error.strerror or error}). "
             "Check the folder, its permissions and the free space."
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def check_finite(network: nn.Module, path: Path) -> None:

@@ -7,7 +7,6 @@ work with it at once. docs/library.md describes it.
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 import platformdirs
 from pydantic import ValidationError
 
+from unetari.core.files import hash_file, whole_file
 from unetari.errors import ConfigError, LibraryError
 from unetari.model.library_entry import (
     MOST_BYTES,
@@ -23,7 +23,6 @@ from unetari.model.library_entry import (
     absolute,
     age,
     check_name,
-    hash_and_size,
     key_of,
     now,
     propose_name,
@@ -37,6 +36,7 @@ MOST_RECENT = 20
 """Recent models that are remembered; the oldest go first."""
 
 _KEPT, _RECENT, _PICTURES = "kept", "recent", "pictures"
+_PIECE = 2**20  # bytes that are copied at once
 
 
 @dataclass(frozen=True)
@@ -146,15 +146,16 @@ class Library:
     def _copy(self, source: Path, entry: Entry) -> int:
         target = self.file_of(entry)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _whole(target) as temporary:
-            digest, size = _copy_and_hash(source, temporary)
-            if digest != entry.sha256:
+        with whole_file(target) as temporary:
+            with temporary.open("wb") as copy:
+                copy.writelines(_pieces(source))
+            if hash_file(temporary) != entry.sha256:  # of the copy: what is kept was checked
                 raise LibraryError(
                     f"{source}: It changed since it was opened, or other files belong to it "
                     "(ONNX can keep its weights beside the graph). Open it again; of several "
                     "files, make one, or pack them as a BioImage.IO zip archive."
                 )
-        return size
+            return temporary.stat().st_size
 
     def _free(self, name: str, sha256: str) -> str:
         """Return the name, if a model can have it."""
@@ -209,7 +210,7 @@ class Library:
             f"from {entry.path}."
         )
         try:
-            digest, _ = hash_and_size(file)
+            digest = hash_file(file)
         except FileNotFoundError:
             return f"The library's copy {file} is gone. {advice}"
         except OSError as error:
@@ -309,7 +310,7 @@ class Library:
         file = self._picture_files(sha256)[0 if is_cover else 1]
         with self._writing():
             file.parent.mkdir(parents=True, exist_ok=True)
-            with _whole(file) as temporary:
+            with whole_file(file) as temporary:
                 temporary.write_bytes(picture)
 
     def has(self, sha256: str) -> bool:
@@ -338,7 +339,7 @@ class Library:
         text = entry.model_dump_json(indent=1)
         with self._writing():
             file.parent.mkdir(parents=True, exist_ok=True)
-            with _whole(file) as temporary:
+            with whole_file(file) as temporary:
                 temporary.write_text(text, encoding="utf-8")
 
     @contextmanager
@@ -381,17 +382,14 @@ def check_single(path: Path) -> None:
         )
 
 
-def _copy_and_hash(source: Path, target: Path) -> tuple[str, int]:
-    shutil.copyfile(source, target)
-    return hash_and_size(target)  # of the copy: what is kept is what was checked
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """Yield a file to write to, which takes the name `path` once it is complete."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+def _pieces(source: Path) -> Iterator[bytes]:
+    """Read a file; that it cannot be read is its own fault, and not the library's."""
     try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        with source.open("rb") as file:
+            while piece := file.read(_PIECE):
+                yield piece
+    except OSError as error:
+        raise LibraryError(
+            f"{source}: It cannot be read ({reason_of(error)}). Check the file and its "
+            "permissions, and open it again."
+        ) from error

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AwareDatetime, Field
 
 from unetari.core.config import FrozenModel
+from unetari.core.files import hash_file
 from unetari.core.normalization import Normalization
 from unetari.core.spec import ModelSpec
 from unetari.errors import LibraryError, ModelFileError
@@ -46,8 +47,6 @@ class Entry(FrozenModel):
     """The user's own file: where a kept model was copied from, where a recent one is."""
     added: AwareDatetime
     """When it was kept, or opened last."""
-    modified: float = 0.0
-    """When the file changed last, in seconds since 1970."""
     options: dict[str, Any] = Field(default_factory=dict)
     """What the user said of the file when it was opened, for `load_model`."""
     intensities: Normalization | None = None
@@ -165,15 +164,14 @@ def describe_file(
         suffix=suffix if suffix in all_suffixes() else "",
         path=str(file),
         added=now(),
-        modified=status.st_mtime,
         options={name: value for name, value in options.items() if value is not given},
         intensities=given,
         spec=spec,
     )
 
 
-def hash_file(path: Path) -> str:
-    """Return the SHA-256 of a file.
+def identify(path: Path) -> str:
+    """Return the SHA-256 of a model file.
 
     Raises
     ------
@@ -181,16 +179,9 @@ def hash_file(path: Path) -> str:
         If it cannot be read.
     """
     try:
-        return hash_and_size(path)[0]
+        return hash_file(path)
     except OSError as error:
         raise ModelFileError(f"{path}: It cannot be read ({reason_of(error)}).") from error
-
-
-def hash_and_size(path: Path) -> tuple[str, int]:
-    """Return SHA-256 and bytes of a file."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return digest, file.tell()
 
 
 def _folder_size(folder: Path) -> int:

@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 import platformdirs
 from pydantic import TypeAdapter
 
+from unetari.core.files import whole_file
+
 FOLDER_VARIABLE = "UNETARI_CACHE"
 """Name of the environment variable with another folder; empty keeps nothing."""
 VERSION = 1
@@ -76,12 +78,8 @@ def _read(path: Path, key: str, adapter: TypeAdapter[_Value]) -> _Value | None:
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
-    temporary = path.with_name(f"{path.stem}.{os.getpid()}.part")
     # It is only a saving: a full disk or a folder that cannot be written must not stop anybody.
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with whole_file(path) as temporary:
             temporary.write_text(json.dumps(content))
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)

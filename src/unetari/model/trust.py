@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from unetari.core.files import hash_file
 from unetari.errors import ModelFileError, UntrustedModelError
 
 _trusted: set[str] = set()
@@ -17,12 +18,6 @@ _trusted: set[str] = set()
 def trust(sha256: str) -> None:
     """Remember, until the process ends, that files of this content are trusted."""
     _trusted.add(sha256)
-
-
-def trust_file(path: Path) -> None:
-    """Trust a file as it is now."""
-    with path.open("rb") as file:
-        trust(hashlib.file_digest(file, "sha256").hexdigest())
 
 
 def check_trust(path: Path, size: int, sha256: str, reason: str, *, trusted: bool) -> None:
@@ -62,11 +57,9 @@ def read_trusted(path: Path, reason: str, *, trusted: bool) -> bytes:
     ModelFileError
         If the file changes meanwhile.
     """
-    with path.open("rb") as file:  # in pieces: what is refused should not fill the memory first
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        check_trust(path, file.tell(), digest, reason, trusted=trusted)
-        file.seek(0)
-        content = file.read()
+    digest = hash_file(path)  # in pieces: what is refused should not fill the memory first
+    check_trust(path, path.stat().st_size, digest, reason, trusted=trusted)
+    content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != digest:
         raise ModelFileError("It changed while it was read. Wait until it is complete.")
     return content

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from unetari.core.files import whole_file
 from unetari.errors import ImageFileError, OutputExistsError
 
 SUFFIX = ".svg"
@@ -71,15 +72,12 @@ def save_svg(svg: str, path: str | os.PathLike[str], *, overwrite: bool = False)
         If the file exists and may not be replaced.
     """
     path = check_svg_path(path, overwrite=overwrite)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        temporary.write_text(svg, encoding="utf-8")
-        temporary.replace(path)
+        with whole_file(path) as temporary:
+            temporary.write_text(svg, encoding="utf-8")
     except OSError as error:
         raise ImageFileError(
             f"{path}: it cannot be written ({error.strerror or error}). "
             "Check the folder, its permissions and the free space."
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return path

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -11,6 +10,7 @@ from typing import Any, cast
 import torch
 from torch.optim.swa_utils import AveragedModel
 
+from unetari.core.files import whole_file
 from unetari.errors import ConfigError, ModelFileError
 from unetari.model.unet import UNet
 from unetari.training.options import TrainingOptions
@@ -68,9 +68,8 @@ class TrainingState:
             "best": self.best,
             "history": self.history,
         }
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-        torch.save(content, temporary)
-        temporary.replace(path)
+        with whole_file(path) as temporary:
+            torch.save(content, temporary)
 
     def restore(self, path: Path, options: TrainingOptions) -> None:
         """Take over the state in a file.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unetari.model.library import Library
-from unetari.model.library_entry import Entry, hash_file
+from unetari.model.library_entry import Entry, identify
 from unetari.model.listing import Listed, Listing, list_bundled, list_models
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def locate(library: Library, entry: Entry, path: str) -> Done:
 
 def _identify(path: Path, entry: Entry) -> str:
     """Return the hash of a model, which may be several files."""
-    digest = hash_file(path)
+    digest = identify(path)
     if digest == entry.sha256 or path.suffix.lower() not in (".yaml", ".yml", ".onnx"):
         return digest
     from unetari.model.checkpoint import load_model
