@@ -117,6 +117,7 @@ def export(
         cover=picture,
         documentation=text,
         overwrite=overwrite,
+        on_note=show_message,
     )
     stdout().print(str(path), soft_wrap=True)
 

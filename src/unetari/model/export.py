@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,12 @@ from unetari.errors import ConfigError, ModelFileError
 from unetari.model.attachments import Attachments
 from unetari.model.checkpoint import Model, refuse_value
 from unetari.model.files import check_finite, check_target, whole_file
-from unetari.model.formats import find_writer
+from unetari.model.formats import find_package_writer, find_writer
 from unetari.model.kinds import Kind, saved_kinds
+
+
+def _warn(note: str) -> None:
+    warnings.warn(note, UserWarning, stacklevel=3)
 
 
 def export_model(
@@ -25,6 +31,7 @@ def export_model(
     cover: bytes = b"",
     documentation: str = "",
     overwrite: bool = False,
+    on_note: Callable[[str], None] = _warn,
 ) -> Path:
     """Save a model in any of the formats that are written.
 
@@ -50,6 +57,9 @@ def export_model(
         of the model's card.
     overwrite : bool
         Replace an existing file.
+    on_note : callable
+        Called with a sentence on each thing that the file does not hold, such as weights of a
+        package that could not be written. Default: a UserWarning.
 
     Returns
     -------
@@ -76,14 +86,22 @@ def export_model(
     if not kind.is_package:
         _refuse(given, kind)
     check_finite(model.network, path)
-    save: Any = find_writer(kind.key).save
-    attached = (model.attachments.with_given(given),) if kind.is_package else ()
     with whole_file(path) as temporary:
         try:
-            save(model.network, model.spec, temporary, *attached)
+            notes = _write(model, temporary, kind, given)
         except ModelFileError as error:
             raise ModelFileError(f"{path}: {error}") from error
+    for note in notes:
+        on_note(note)
     return path
+
+
+def _write(model: Model, path: Path, kind: Kind, given: Attachments) -> tuple[str, ...]:
+    if kind.is_package:
+        attached = model.attachments.with_given(given)
+        return find_package_writer(kind.key).save(model.network, model.spec, path, attached)
+    find_writer(kind.key).save(model.network, model.spec, path)
+    return ()
 
 
 def draw_cover(model: Model, to: str) -> bytes:
@@ -94,9 +112,8 @@ def draw_cover(model: Model, to: str) -> bytes:
     ShapeError
         If the model's test image does not fit its network.
     """
-    writer: Any = find_writer(to)
-    picture: bytes = writer.draw_preview(model.network, model.spec, model.attachments.image)
-    return picture
+    writer = find_package_writer(to)
+    return writer.draw_preview(model.network, model.spec, model.attachments.image)
 
 
 def find_target(path: Path, to: str | None, *, overwrite: bool) -> tuple[Path, Kind]:

@@ -371,6 +371,17 @@ def test_files_that_cannot_come_along(
     assert not (tmp_path / "p.zip").exists()
 
 
+def test_what_a_package_lacks_is_said(draft: Any, tmp_path: Path) -> None:
+    model = load_model(draft.zip(tmp_path / "onnx.zip")).replace(**CARD)
+    with pytest.warns(UserWarning, match=r"holds no weights\.pt: It is an ONNX graph, .* knows\."):
+        export_model(model, tmp_path / "p.zip")
+    notes: list[str] = []
+    export_model(model, tmp_path / "q.zip", on_note=notes.append)
+    assert len(notes) == 1
+    export_model(build(), tmp_path / "whole.zip", on_note=notes.append)
+    assert len(notes) == 1
+
+
 def test_other_formats_hold_no_papers(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="holds no cover"):
         export_model(build(), tmp_path / "m.pth", "state_dict", cover=PNG)

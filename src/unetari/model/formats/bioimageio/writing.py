@@ -8,6 +8,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ _STAMP = (1980, 1, 1, 0, 0, 0)  # there must be one; the description says when
 _STORED = (".onnx", ".pt", ".safetensors", ".png")  # do not shrink
 
 
-def save(network: nn.Module, spec: ModelSpec, path: Path, attached: Attachments) -> None:
+def save(network: nn.Module, spec: ModelSpec, path: Path, attached: Attachments) -> tuple[str, ...]:
     """Write a package: weights, test image and result, card, cover and documentation.
 
     Parameters
@@ -47,6 +48,11 @@ def save(network: nn.Module, spec: ModelSpec, path: Path, attached: Attachments)
         The zip archive.
     attached : Attachments
         The test image, whose middle is taken, cover and documentation; what is empty is made.
+
+    Returns
+    -------
+    tuple of str
+        Sentences on the kinds of weights that could not be written.
 
     Raises
     ------
@@ -65,7 +71,7 @@ def save(network: nn.Module, spec: ModelSpec, path: Path, attached: Attachments)
     _check(card.write_description(spec, dict.fromkeys(names, "0" * 64), _ANY_OPSET))
     example = _compute(network, spec, make_example(spec.config, attached.image))
     papers, generated = _write_papers(spec, example, attached)
-    weights = _write_weights(network, spec)
+    weights, notes = _write_weights(network, spec)
     files = {
         card.TEST_INPUT: _npy(example.image[None]),
         card.TEST_OUTPUT: _npy(example.scores[None]),
@@ -76,6 +82,7 @@ def save(network: nn.Module, spec: ModelSpec, path: Path, attached: Attachments)
     opset = onnx_file.read_opset(weights[card.ONNX]) if card.ONNX in weights else _ANY_OPSET
     description = card.write_description(spec, hashes, opset, generated)
     _pack({card.DESCRIPTION: card.to_yaml(description), **files}, path)
+    return notes
 
 
 def draw_preview(network: nn.Module, spec: ModelSpec, image: NDArray[Any] | None) -> bytes:
@@ -164,9 +171,9 @@ def _writers(network: nn.Module) -> dict[str, Callable[[Any, ModelSpec, Path], o
     return {card.ONNX: onnx_file.save, card.TORCHSCRIPT: torchscript.save, **own}
 
 
-def _write_weights(network: nn.Module, spec: ModelSpec) -> dict[str, bytes]:
-    """Return the weights in all formats that the network can be written in."""
-    refused: list[str] = []
+def _write_weights(network: nn.Module, spec: ModelSpec) -> tuple[dict[str, bytes], tuple[str, ...]]:
+    """Return the weights in all formats that the network can be written in, and notes on others."""
+    refused: dict[str, str] = {}
     written: dict[str, bytes] = {}
     with tempfile.TemporaryDirectory(prefix="unetari-") as folder:
         for name, write in _writers(network).items():
@@ -174,12 +181,18 @@ def _write_weights(network: nn.Module, spec: ModelSpec) -> dict[str, bytes]:
             try:
                 write(network, spec, path)
             except ModelFileError as error:
-                refused.append(f"{name}: {error}")
+                refused[name] = str(error)
             else:
                 written[name] = path.read_bytes()
     if not written:
-        raise ModelFileError(f"No weights that others run can be written. {' '.join(refused)}")
-    return written
+        reasons = " ".join(f"{name}: {error}" for name, error in refused.items())
+        raise ModelFileError(f"No weights that others run can be written. {reasons}")
+    return written, tuple(starmap(_note, refused.items()))
+
+
+def _note(name: str, error: str) -> str:
+    reason, _, _ = error.rpartition(". ")  # the last sentence says which format to choose instead
+    return f"The package holds no {name}: {reason or error}."
 
 
 def _check(description: Mapping[str, Any]) -> None:
