@@ -1,8 +1,10 @@
 """Zip archives: opened only once all that they say of themselves is known to be harmless.
 
-Every format whose files are archives opens them here. What is read is what was checked, whoever
-reads: the table of contents stands at the very end, and names parts of the file that follow each
-other, so that no two programs can see two different archives in one file.
+Every format whose files are archives opens them here. Whoever reads a file that was checked sees
+the same in it: the table of contents stands at the very end, and names parts of the file that
+follow each other, so that no two programs can see two different archives in one file. Packages are
+read through the archive that was checked. Torch's files are opened once more for torch, which sees
+what somebody may have changed meanwhile.
 """
 
 from __future__ import annotations
