@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, Literal, Self
@@ -109,10 +110,23 @@ def describe(
     ConfigError
         If an option contradicts what is written, or means nothing here.
     """
-    try:
+    with as_file_errors():
         if written is not None:
             return _restore(network, written, told, options)
         return _measure(network, told, options)
+
+
+@contextmanager
+def as_file_errors() -> Iterator[None]:
+    """Say of the file what is said of the network that was run.
+
+    Raises
+    ------
+    ModelFileError
+        For a NetworkError, and if memory runs short.
+    """
+    try:
+        yield
     except NetworkError as error:
         raise ModelFileError(str(error)) from error
     except MemoryError as error:
@@ -212,12 +226,7 @@ def _run(box: Blackbox, config: ForeignConfig) -> tuple[int, ...] | None:
 
 
 def _measure(network: nn.Module, told: Told, options: LoadOptions) -> Loaded:
-    for name, value in options.network.items():
-        if name not in _OPTIONS:
-            raise ConfigError(
-                f"{name}={value!r} means nothing to a {told.architecture} network, whose options "
-                f"are {', '.join(_OPTIONS)}. Leave it out."
-            )
+    _check_options(told, options)
     dim, in_channels = _find_input(told, options)
     depends_on = {
         "sha256": told.sha256,
@@ -243,6 +252,15 @@ def _measure(network: nn.Module, told: Told, options: LoadOptions) -> Loaded:
     )
     spec = ModelSpec(config=config, **options.spec)
     return Loaded(network, spec, _notes(probe, kind, spec, options))
+
+
+def _check_options(told: Told, options: LoadOptions) -> None:
+    for name, value in options.network.items():
+        if name not in _OPTIONS:
+            raise ConfigError(
+                f"{name}={value!r} means nothing to a {told.architecture} network, whose options "
+                f"are {', '.join(_OPTIONS)}. Leave it out."
+            )
 
 
 def _probe(
@@ -320,16 +338,29 @@ def _measure_output(
 
 
 def _notes(probe: Probe, kind: _Output, spec: ModelSpec, options: LoadOptions) -> tuple[str, ...]:
-    notes = probe.sentences()
+    meaning = {
+        "exclusive": "one class holds per voxel",
+        "independent": "several may hold per voxel, and the highest is shown",
+    }[kind.classes]
+    assumed = notes_on_meaning(
+        (kind.output, kind.reason),
+        (kind.classes, meaning),
+        options,
+        is_one_class=probe.out_channels == 1,
+    )
+    return (*probe.sentences(), *assumed, *note_on_intensities(spec, options))
+
+
+def notes_on_meaning(
+    output: tuple[str, str], classes: tuple[str, str], options: LoadOptions, *, is_one_class: bool
+) -> tuple[str, ...]:
+    """Say what the scores are taken as, (value, reason) each, unless the caller said it."""
+    notes = []
     if options.output is None:
-        notes.append(f"The scores are taken as {kind.output} (output): {kind.reason}.")
-    if options.classes is None and probe.out_channels > 1:
-        meaning = {
-            "exclusive": "one class holds per voxel",
-            "independent": "several may hold per voxel, and the highest is shown",
-        }[kind.classes]
-        notes.append(f"The classes are taken as {kind.classes} (classes): {meaning}.")
-    return (*notes, *note_on_intensities(spec, options))
+        notes.append(f"The scores are taken as {output[0]} (output): {output[1]}.")
+    if options.classes is None and not is_one_class:
+        notes.append(f"The classes are taken as {classes[0]} (classes): {classes[1]}.")
+    return tuple(notes)
 
 
 # --- what programs of torch tell ----------------------------------------------------------------

@@ -52,10 +52,7 @@ def spell_out_norms(model: Any) -> None:
 def _spell_out(onnx: Any, model: Any, node: Any, image: str, number: int) -> Iterator[Any]:
     """Yield the nodes of one normalization; `image` has the planes (..., y, x)."""
     given, scale, offset = node.input
-    epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), _EPSILON)
-    smallest = _name(f"{number}.epsilon")
-    array = np.array(epsilon, np.float32)
-    model.graph.initializer.append(onnx.numpy_helper.from_array(array, smallest))
+    smallest = _add_epsilon(onnx, model, node, number)
 
     def made(step: str) -> str:
         return _name(f"{number}.{step}")
@@ -87,6 +84,14 @@ def _spell_out(onnx: Any, model: Any, node: Any, image: str, number: int) -> Ite
     yield step("Mul", "scaled", made("normalized"), made("scale"))
     yield step("Add", "shifted", made("scaled"), made("offset"))
     yield onnx.helper.make_node("Reshape", [made("shifted"), made("shape")], list(node.output))
+
+
+def _add_epsilon(onnx: Any, model: Any, node: Any, number: int) -> str:
+    epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), _EPSILON)
+    name = _name(f"{number}.epsilon")
+    array = np.array(epsilon, np.float32)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    return name
 
 
 def _name(text: str) -> str:

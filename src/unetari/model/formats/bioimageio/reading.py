@@ -14,7 +14,7 @@ from torch import nn
 from unetari.core.network import ForeignConfig
 from unetari.core.sizes import Reach
 from unetari.core.spec import ModelSpec
-from unetari.errors import ConfigError, ModelFileError, NetworkError, as_sentence
+from unetari.errors import ConfigError, ModelFileError, as_sentence
 from unetari.model.formats import native, onnx_file
 from unetari.model.formats.base import Loaded
 from unetari.model.formats.bioimageio import arrays, axes, yaml_text
@@ -40,7 +40,7 @@ from unetari.model.formats.bioimageio.weights import (
     Source,
     open_weights,
 )
-from unetari.model.formats.foreign import Told, as_foreign
+from unetari.model.formats.foreign import Told, as_file_errors, as_foreign, notes_on_meaning
 from unetari.model.formats.metadata import check_told
 from unetari.model.measurements import measure_once
 from unetari.model.probe import Probe, probe_network
@@ -220,12 +220,9 @@ def _find_meaning(terms: _Terms, options: LoadOptions) -> _Meaning:
     adds_up = output == "probabilities" and _adds_up(terms.example)
     several = "exclusive" if output == "logits" or adds_up else "independent"
     classes = "independent" if is_one_class else several
-    notes = []
-    if options.output is None:
-        notes.append(f"The scores are taken as {output} (output): {reason}.")
-    if options.classes is None and not is_one_class:
-        notes.append(f"The classes are taken as {classes} (classes): the package does not say.")
-    return _Meaning(options.classes or classes, options.output or output, tuple(notes))  # type: ignore[arg-type]
+    why = (classes, "the package does not say")
+    notes = notes_on_meaning((output, reason), why, options, is_one_class=is_one_class)
+    return _Meaning(options.classes or classes, options.output or output, notes)  # type: ignore[arg-type]
 
 
 def _guess_output(terms: _Terms) -> tuple[Literal["logits", "probabilities"], str]:
@@ -266,15 +263,8 @@ def _describe(opened: Opened, terms: _Terms) -> tuple[ForeignConfig, tuple[str, 
         _check_channels(config.in_channels, config.out_channels, terms)
         return config.replace(architecture=f"{config.architecture} ({kind})"), ()
     dim: Literal[2, 3] = 3 if "z" in terms.given.space else 2
-    try:
+    with as_file_errors():
         probe = _probe(opened, terms, dim)
-    except NetworkError as error:
-        raise ModelFileError(str(error)) from error
-    except MemoryError as error:
-        raise ModelFileError(
-            f"The network needs more memory than there is, for a small image already ({error}). "
-            "Close other programs, or use a larger machine."
-        ) from error
     _check_channels(terms.given.channels, probe.out_channels, terms)
     pairs = list(zip(terms.declared, probe.reaches, strict=True))
     config = ForeignConfig(
