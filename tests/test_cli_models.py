@@ -51,6 +51,16 @@ def test_all_models_are_listed(file: Path, arguments: list[str]) -> None:
     assert row.endswith("kept")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no such names")
+def test_names_of_files_cannot_change_the_terminal(file: Path) -> None:
+    name = "a\x1b[31mb.safetensors"
+    remember(open_file(file.rename(name), {}), Library.default())
+    for command in (["models"], ["info", name]):
+        assert "a\\x1b[31mb" in succeed(*command).stdout.replace("\n", "")
+    for command in (["models"], ["info", name], ["models", "remove", name, "--yes"]):
+        assert "\x1b" not in succeed(*command).output
+
+
 def test_words_search(file: Path) -> None:
     succeed("models", "add", file, "--name", "mine")
     assert "mine" in succeed("models", "ada", "YEAST").stdout

@@ -103,6 +103,36 @@ def test_the_same_file_is_kept_once(file: Path, library: Library, tmp_path: Path
     assert [entry.name for entry in library.read().kept] == [first.name]
 
 
+def test_the_same_file_with_other_options_is_refused(tmp_path: Path, library: Library) -> None:
+    network = unetari.UNet(n_blocks=2, start_filters=4)
+    file = tmp_path / "a.pt"
+    torch.save(network.state_dict(), file)
+    names = ("background", "cell")
+    first = keep_model(file, "told", activation="relu", class_names=names)
+    again = keep_model(file, activation="relu", class_names=names, up_mode=None)
+    assert again.name == first.name
+    with pytest.raises(
+        LibraryError, match=r"as 'told', with.*activation was relu, and is elu\. Re"
+    ):
+        keep_model(file, activation="elu", class_names=names)
+    with pytest.raises(LibraryError, match="activation was relu, and is not given"):
+        keep_model(file, class_names=names)
+    given = {"activation": "relu", "class_names": names}
+    opened = open_file(file, given, Normalization(method="minmax"))
+    with pytest.raises(LibraryError, match=r"intensities was not given, and is .*minmax"):
+        keep.keep(opened, library)
+    (kept,) = library.read().kept
+    assert kept.options == {"activation": "relu", "class_names": ["background", "cell"]}
+
+
+def test_what_was_removed_meanwhile_is_not_renamed(file: Path, library: Library) -> None:
+    entry = keep_model(file)
+    library.remove(entry)
+    with pytest.raises(LibraryError, match="not in the library any more"):
+        library.rename(entry, "other")
+    assert library.read().kept == ()
+
+
 def test_a_taken_name_is_said_and_a_free_one_found(
     file: Path, library: Library, tmp_path: Path
 ) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
-from unetari.errors import ConfigError, ShapeError
+from unetari.errors import ConfigError, ShapeError, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -95,7 +95,7 @@ def show_message(text: str, *, warning: bool = False) -> None:
 
     console = stderr()
     head = Text("Warning: ", style="bold yellow") if warning else Text()
-    console.print(head + Text(text), soft_wrap=not console.is_terminal)
+    console.print(head + Text(printable(text)), soft_wrap=not console.is_terminal)
 
 
 def bullets(sentences: Iterable[str]) -> Table:

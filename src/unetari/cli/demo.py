@@ -52,9 +52,9 @@ def demo(
         window = False
     if trust and Path(model).is_file():
         from unetari.core.files import hash_file
-        from unetari.model.trust import trust
+        from unetari.model.trust import trust as give_trust
 
-        trust(hash_file(Path(model)))
+        give_trust(hash_file(Path(model)))
     if window is False or out is not None:
         _write_picture(model, _free_name(_PICTURE) if out is None else _unused(out))
         return

@@ -15,7 +15,7 @@ from unetari.cli.console import (
     show_message,
     stdout,
 )
-from unetari.errors import ConfigError, LibraryError
+from unetari.errors import ConfigError, LibraryError, printable
 from unetari.model.bundled import bundled_models
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def _library() -> Library:
 def _ask(question: str, name: str) -> None:
     if not _is_terminal():
         raise ConfigError(f"Nobody can be asked here. To remove {name!r}, say --yes.")
-    typer.confirm(question, abort=True, err=True)
+    typer.confirm(printable(question), abort=True, err=True)
 
 
 def _is_terminal() -> bool:
@@ -169,7 +169,7 @@ def _row(model: Listed) -> tuple[str, ...]:
     entry = model.entry
     origin: str = model.origin
     if model.origin == "recent":
-        origin = f"{origin}: {model.source}" + (" (missing)" if model.is_missing else "")
+        origin = f"{origin}: {printable(model.source)}" + (" (missing)" if model.is_missing else "")
     return (
         model.name,
         model.kind,

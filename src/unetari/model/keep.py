@@ -106,8 +106,8 @@ def keep(opened: Opened, library: Library, name: str = "") -> Entry:
     Raises
     ------
     LibraryError
-        If the name is taken or cannot be one, the model is several files, or the
-        folder does not allow it.
+        If the name is taken or cannot be one, the model is several files or is
+        kept with other options, or the folder does not allow it.
     """
     if opened.entry is None:
         raise LibraryError(f"{opened.model.source!r} has a name already. Load it by that.")
@@ -143,8 +143,8 @@ def keep_model(
     ModelFileError
         If the file cannot be loaded.
     LibraryError
-        If the name is taken or cannot be one, the model is several files, or the
-        folder does not allow it.
+        If the name is taken or cannot be one, the model is several files or is
+        kept with other options, or the folder does not allow it.
     """
     check_single(Path(path).expanduser())  # before the work of loading it
     if name:

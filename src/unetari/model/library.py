@@ -23,6 +23,7 @@ from unetari.model.library_entry import (
     absolute,
     age,
     check_name,
+    find_difference,
     key_of,
     now,
     propose_name,
@@ -129,10 +130,12 @@ class Library:
         ------
         LibraryError
             If the name is taken or cannot be one, the model is more than one
-            file, or the file or the folder do not allow it.
+            file or is kept with other options, or the file or the folder do not
+            allow it.
         """
         have = self.find_content(entry.sha256)
         if have is not None and self.check(have) is None:
+            _check_same(have, entry)
             return have
         entry = entry.replace(name=self._free(entry.name, entry.sha256), added=now())
         source = Path(entry.path)
@@ -179,8 +182,16 @@ class Library:
         Raises
         ------
         LibraryError
-            If the name is taken or cannot be one, or the folder does not allow it.
+            If the name is taken or cannot be one, the model is not kept any
+            more, or the folder does not allow it.
         """
+        with self._writing():
+            is_kept = self._json(_KEPT, entry.sha256).exists()
+        if not is_kept:
+            raise LibraryError(
+                f"{entry.name!r} is not in the library any more: another window or command has "
+                "removed it. Keep its file again."
+            )
         renamed = entry.replace(name=self._free(name, entry.sha256))
         self._write(_KEPT, entry.sha256, renamed)
         return renamed
@@ -357,6 +368,15 @@ class Library:
 def _check_place(file: Path, entry: Entry) -> None:
     if file.parent.name == _KEPT and file.stem != entry.sha256:
         raise ValueError("it describes another file")
+
+
+def _check_same(have: Entry, entry: Entry) -> None:
+    difference = find_difference(have, entry)
+    if difference:
+        raise LibraryError(
+            f"This file is kept already, as {have.name!r}, with other options: {difference}. "
+            f"Remove that one (unetari models remove {have.name!r}), and keep the file again."
+        )
 
 
 def _describe_damage(file: Path, error: Exception) -> str:

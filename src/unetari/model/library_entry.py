@@ -15,15 +15,15 @@ from pydantic import AwareDatetime, Field
 from unetari.core.config import FrozenModel
 from unetari.core.files import hash_file
 from unetari.core.normalization import Normalization
-from unetari.core.spec import ModelSpec
-from unetari.errors import LibraryError, ModelFileError
+from unetari.core.spec import ModelSpec, Text
+from unetari.errors import LibraryError, ModelFileError, printable
 from unetari.model.bundled import bundled_models
 from unetari.model.kinds import all_suffixes
 
 MOST_BYTES = 2**22
 """Of an entry; a training record is the largest part."""
 
-_LONGEST_NAME = 80
+_LONGEST_NAME, _LONGEST_TITLE = 80, 400
 _NAME = re.compile(r"[^\W_][\w .+()-]*")
 _NOT_IN_NAMES = re.compile(r"[^\w .+()-]+")
 
@@ -33,7 +33,7 @@ class Entry(FrozenModel):
 
     version: Literal[1] = 1
     """Version of this description."""
-    name: str = Field(max_length=400)
+    name: Annotated[Text, Field(max_length=_LONGEST_TITLE)]
     """Name of a kept model; of a recent one, what it calls itself or the name of its file."""
     kind: str = ""
     """Key of the file's kind, see `unetari.model.kinds`."""
@@ -131,6 +131,24 @@ def changed_since(before: Entry | None, sha256: str) -> str:
     )
 
 
+def find_difference(old: Entry, new: Entry) -> str:
+    """Say what the user said otherwise of the same file; empty if nothing."""
+    before, now = _said(old), _said(new)
+    return "; ".join(
+        f"{name} was {before.get(name, 'not given')}, and is {now.get(name, 'not given')}"
+        for name in {**before, **now}
+        if before.get(name) != now.get(name)
+    )
+
+
+def _said(entry: Entry) -> dict[str, Any]:
+    """Return what the user said, as JSON has it: an entry that was written has no other types."""
+    said: dict[str, Any] = entry.model_dump(mode="json", include={"options"})["options"]
+    if entry.intensities is not None:
+        said["intensities"] = entry.intensities.model_dump(mode="json", exclude_defaults=True)
+    return {name: value for name, value in said.items() if value is not None}
+
+
 def describe_file(
     path: str | os.PathLike[str],
     *,
@@ -157,7 +175,7 @@ def describe_file(
     asked = options.get("normalization")
     given = asked if isinstance(asked, Normalization) else intensities
     return Entry(
-        name=(name or file.stem)[:400],
+        name=printable(name or file.stem)[:_LONGEST_TITLE],
         kind=kind,
         sha256=sha256,
         size=status.st_size if file.is_file() else _folder_size(file),
