@@ -42,10 +42,19 @@ def test_constant_and_broken_images_do_no_harm(value: float) -> None:
     assert draw_prediction(source, (slice(0, 20), slice(0, 20)), labels)
 
 
-def test_covers_become_small() -> None:
-    cover = np.zeros((300, 1000, 3), np.uint8)
-    content: bytes = iio.imwrite("<bytes>", cover, extension=".png")
-    assert iio.imread(shrink_picture(content)).shape == (37, 125, 3)
+@pytest.mark.parametrize(
+    ("shape", "small"),
+    [
+        ((300, 1000), (37, 125)),
+        ((3, 5000), (1, 125)),
+        ((5000, 30), (125, 1)),
+        ((1, 129), (1, 64)),
+        ((20, 100), (20, 100)),
+    ],
+)
+def test_covers_become_small(shape: tuple[int, int], small: tuple[int, int]) -> None:
+    content: bytes = iio.imwrite("<bytes>", np.zeros((*shape, 3), np.uint8), extension=".png")
+    assert iio.imread(shrink_picture(content)).shape == (*small, 3)
 
 
 def bomb() -> Any:

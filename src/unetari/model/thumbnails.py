@@ -9,17 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetari.core.source import ImageSource
+from unetari.model.overlay import overlay, stretch
 
 MOST_PIXELS = 128
 """Along the longer side."""
 
 _READ = 512  # pixels of the image that are read along each axis: enough to see objects
-_OPACITY = 0.5
 _LARGEST_COVER = 2**25  # pixels: decoding costs four bytes each
-_COLOURS = np.array(
-    [(230, 159, 0), (86, 180, 233), (0, 158, 115), (204, 121, 167), (240, 228, 66)], np.float32
-)
-"""Those of the labels in the viewer."""
 
 
 def draw_prediction(
@@ -64,20 +60,9 @@ def _middle(size: int) -> slice:
     return slice(start, start + read)
 
 
-def _shift(part: slice, by: int) -> slice:
-    return slice(part.start + by, part.stop + by)
-
-
 def draw_overlay(plane: NDArray[Any], labels: NDArray[Any]) -> bytes:
     """Draw labels over grey values, both (Y, X), as a small PNG."""
-    plane = np.nan_to_num(plane.astype(np.float32), nan=0, posinf=0, neginf=0)
-    low, high = np.percentile(plane, (0.5, 99.7))
-    grey = np.clip((plane - low) / max(float(high - low), 1e-6), 0, 1) * 255
-    picture = np.repeat(grey[..., None], 3, axis=-1).astype(np.float32)
-    where = labels > 0
-    colours = _COLOURS[(labels[where].astype(np.int64) - 1) % len(_COLOURS)]
-    picture[where] = (1 - _OPACITY) * picture[where] + _OPACITY * colours
-    return _to_png(picture)
+    return _to_png(overlay(stretch(plane), labels))
 
 
 def shrink_picture(content: bytes) -> bytes:
@@ -99,9 +84,9 @@ def _to_png(picture: NDArray[np.float32]) -> bytes:
     import imageio.v3 as iio
 
     step = math.ceil(max(picture.shape[:2]) / MOST_PIXELS)
-    height, width = (max(size // step, 1) for size in picture.shape[:2])
-    cut = picture[: height * step, : width * step]
-    if step > 1 and min(picture.shape[:2]) >= step:
-        cut = cut.reshape(height, step, width, step, 3).mean(axis=(1, 3))
+    down, along = (min(step, size) for size in picture.shape[:2])  # a thin picture stays one
+    height, width = picture.shape[0] // down, picture.shape[1] // along
+    cut = picture[: height * down, : width * along]
+    cut = cut.reshape(height, down, width, along, 3).mean(axis=(1, 3))
     content: bytes = iio.imwrite("<bytes>", cut.round().astype(np.uint8), extension=".png")
     return content
