@@ -19,8 +19,9 @@ from unetari.inference.precision import PrecisionCheck, check_precision, find_pr
 from unetari.inference.reader import Reader
 from unetari.inference.record import Seams
 from unetari.inference.rescale import restore
-from unetari.inference.runner import Precision, Result, Runner, to_labels, to_scores
+from unetari.inference.runner import Precision, Result, Runner
 from unetari.inference.seams import measure_seams
+from unetari.model.decisions import to_labels, to_scores
 from unetari.model.device import resolve_device
 
 

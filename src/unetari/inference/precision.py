@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from unetari.core.config import FrozenModel
 from unetari.core.network import NetworkConfig
 from unetari.errors import DeviceError
-from unetari.inference.runner import Precision, Runner, to_labels
+from unetari.inference.runner import Precision, Runner
+from unetari.model.decisions import to_labels
 from unetari.model.unet import UNet
 
 MOST_CHANGED = 0.0005

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unetari.core.config import UNetConfig
-from unetari.core.network import NetworkConfig, decides, reach_of
+from unetari.core.network import reach_of
 from unetari.errors import Cancelled, DeviceError, OutOfMemoryError
 from unetari.inference.lean import LeanUNet, cut
 from unetari.model.unet import UNet
@@ -250,42 +250,6 @@ def agree(lean: nn.Module, plain: nn.Module, config: UNetConfig) -> bool:
     expected = plain(image, part)
     scale = float(expected.abs().max())
     return torch.allclose(lean(image, part), expected, rtol=0, atol=_AGREEMENT * (1 + scale))
-
-
-def to_labels(output: Tensor, config: NetworkConfig, *, is_scores: bool = False) -> Tensor:
-    """Decide the class of every voxel, on the device.
-
-    Exclusive classes: the highest channel wins. Independent ones: the highest
-    channel wins where it exceeds one half, and the rest is background.
-
-    Parameters
-    ----------
-    output : Tensor, (channels, [Z,] Y, X)
-        What the network gives.
-    config : UNetConfig or ForeignConfig
-        Says how classes follow from it.
-    is_scores : bool
-        Whether `to_scores` has made probabilities of it.
-
-    Returns
-    -------
-    Tensor of uint8 (uint16 beyond 256 classes), ([Z,] Y, X)
-    """
-    classes, is_logits = decides(config)
-    dtype = torch.uint8 if config.n_classes <= 256 else torch.uint16
-    if classes == "exclusive":
-        return output.argmax(dim=0).to(dtype)
-    highest, channel = output.max(dim=0)
-    is_foreground = highest > (0.0 if is_logits and not is_scores else 0.5)
-    return torch.where(is_foreground, channel + 1, 0).to(dtype)
-
-
-def to_scores(output: Tensor, config: NetworkConfig) -> Tensor:
-    """Turn what the network gives into probabilities; softmax is for exclusive classes."""
-    classes, is_logits = decides(config)
-    if not is_logits:
-        return output
-    return output.softmax(dim=0) if classes == "exclusive" else output.sigmoid()
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from torch import Tensor
 from unetari.core.network import NetworkConfig
 from unetari.core.tiles import Span, Tile, TilePlan
 from unetari.inference.record import Seams
-from unetari.inference.runner import to_labels, to_scores
+from unetari.model.decisions import to_labels, to_scores
 
 _BORDERS = 2
 _STRIP = 8  # voxels on each side of a border
