@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +9,7 @@ from napari.layers import Image, Labels
 from napari.utils.colormaps import DirectLabelColormap
 from numpy.typing import NDArray
 
+from unetari.model.overlay import label_color
 from unetari.viewer.placement import place
 
 if TYPE_CHECKING:
@@ -22,10 +22,7 @@ if TYPE_CHECKING:
 RECORD_KEY = "unetari"
 """Key of the run's record in a layer's metadata."""
 
-# Okabe and Ito's palette, which colour-blind people can tell apart; strong ones first.
-_PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#F0E442", "#0072B2", "#D55E00")
 _UNKNOWN = "#BBBBBB"
-_GOLDEN = 0.618034  # steps of the golden ratio spread hues evenly, however many there are
 
 
 def class_colors(n_classes: int) -> dict[int | None, str | tuple[float, ...]]:
@@ -35,10 +32,7 @@ def class_colors(n_classes: int) -> dict[int | None, str | tuple[float, ...]]:
     """
     colors: dict[int | None, str | tuple[float, ...]] = {None: _UNKNOWN, 0: "transparent"}
     for label in range(1, n_classes):
-        if label <= len(_PALETTE):
-            colors[label] = _PALETTE[label - 1]
-        else:
-            colors[label] = (*colorsys.hsv_to_rgb(label * _GOLDEN % 1, 0.75, 0.95), 1.0)
+        colors[label] = (*label_color(label), 1.0)
     return colors
 
 

@@ -97,8 +97,8 @@ def test_the_cover_shows_image_and_result(package: Path) -> None:
     assert cover.shape == (256, 512, 3)
     image = np.zeros((1, 8, 8), np.float32)
     image[0, 2:4] = 1
-    scores = np.stack([1 - image[0], image[0]])
-    left, right = np.split(iio.imread(draw_cover(image, scores, "exclusive")), 2, axis=1)
+    labels = image[0].astype(np.uint8)
+    left, right = np.split(iio.imread(draw_cover(image, labels)), 2, axis=1)
     assert (left[..., 0] == left[..., 2]).all(), "the image is grey"
     coloured = right[..., 0] != right[..., 2]
     assert coloured[64:128].all()

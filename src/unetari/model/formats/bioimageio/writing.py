@@ -17,11 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from unetari.core.network import decides
 from unetari.core.normalization import fit_intensity
 from unetari.core.spec import ModelSpec
 from unetari.errors import ConfigError, MissingExtraError, ModelFileError
 from unetari.model.attachments import Attachments, picture_suffix
+from unetari.model.decisions import to_labels, to_scores
 from unetari.model.formats import native, onnx_file, torchscript
 from unetari.model.formats.bioimageio import card
 from unetari.model.formats.bioimageio.cover import draw_cover
@@ -132,12 +132,9 @@ class _Example:
 
 def _compute(network: nn.Module, spec: ModelSpec, image: NDArray[np.float32]) -> _Example:
     """Compute what the package must give for its test image."""
-    classes, is_logits = decides(spec.config)
     intensity = fit_intensity(spec.normalization, [image])
     with torch.no_grad():
-        scores = network(torch.from_numpy(intensity(image))[None])[0]
-        if is_logits:
-            scores = scores.softmax(dim=0) if classes == "exclusive" else scores.sigmoid()
+        scores = to_scores(network(torch.from_numpy(intensity(image))[None])[0], spec.config)
     return _Example(image, scores.numpy())
 
 
@@ -156,7 +153,8 @@ def _write_papers(
 
 
 def _draw(spec: ModelSpec, example: _Example) -> bytes:
-    return draw_cover(example.image, example.scores, decides(spec.config)[0])
+    labels = to_labels(torch.from_numpy(example.scores), spec.config, is_scores=True)
+    return draw_cover(example.image, labels.numpy())
 
 
 def _npy(array: NDArray[Any]) -> bytes:
