@@ -142,6 +142,11 @@ def test_records_of_other_programs_do_no_harm() -> None:
     assert "training" not in card(ModelSpec(training=training))
 
 
+def test_the_name_of_a_file_cannot_change_the_terminal() -> None:
+    text = {line.title: line.text for line in card_lines(ModelSpec(), source="a\x1b[31m.pt")}
+    assert text["file"] == "a\\x1b[31m.pt"
+
+
 def test_many_classes_are_cut_short() -> None:
     spec = ModelSpec(config=UNetConfig(out_channels=200))
     assert card(spec)["classes"].endswith("and 160 more")

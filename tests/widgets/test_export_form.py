@@ -95,6 +95,19 @@ def test_what_is_filled_in_is_saved(
     np.testing.assert_array_equal(saved.attachments.image[0], image[:60, :82])
 
 
+def test_the_model_is_saved_that_the_form_was_opened_for(
+    qtbot: QtBot, dock: UnetariDock, target: Path
+) -> None:
+    pytest.importorskip("bioimageio.spec")
+    dialog = open_form(qtbot, dock)
+    fill(dialog)
+    dock.model.set_page("File")
+    assert dock.model.value() is None
+    dialog.save.click()
+    qtbot.waitUntil(lambda: dock.model.export_form.dialog is None, timeout=WAIT_MS)
+    assert load_model(target).spec.name == "tiny-2d"
+
+
 def test_a_failure_keeps_what_was_typed(
     qtbot: QtBot, dock: UnetariDock, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

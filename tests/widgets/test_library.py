@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import napari
@@ -14,9 +15,11 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QFileDialog, QInputDialog, QMessageBox
 
 from unetari.core.config import UNetConfig
+from unetari.errors import LibraryError
 from unetari.model.checkpoint import Model, save_model
 from unetari.model.keep import keep_model, open_file, remember
 from unetari.model.library import Library
+from unetari.widgets import library as library_page
 from unetari.widgets.dock import UnetariDock
 from unetari.widgets.library import LibraryPage
 from unetari.widgets.messages import State
@@ -211,6 +214,7 @@ def test_a_taken_name_is_said(
     assert "comes with unetari" in widget.message.text
     answer(monkeypatch, None)
     widget.file.keep_button.click()
+    qtbot.waitUntil(lambda: not widget.library.is_busy, timeout=WAIT_MS)
     assert Library.default().read().kept == ()
 
 
@@ -228,7 +232,34 @@ def test_names_are_offered_that_are_free(
     monkeypatch.setattr(QInputDialog, "getText", get_text)
     open_in(qtbot, widget, file)
     widget.file.keep_button.click()
-    assert offered == ["mine 2"]
+    qtbot.waitUntil(lambda: offered == ["mine 2"], timeout=WAIT_MS)
+
+
+def test_one_change_at_a_time(
+    qtbot: QtBot, widget: ModelWidget, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep_model(file, "mine")
+    page = widget.library
+    open_in(qtbot, widget, file)
+    wait_for_list(qtbot, page)
+    page.choose("mine")
+    may_go_on = threading.Event()
+
+    def wait_and_fail(*_: object) -> None:
+        may_go_on.wait(WAIT_MS / 1000)
+        raise LibraryError("full disk")
+
+    monkeypatch.setattr(library_page, "rename", wait_and_fail)
+    answer(monkeypatch, "yours")
+    buttons = (page.rename_button, page.remove_button, widget.file.keep_button)
+    assert all(button.isEnabled() for button in buttons)
+    page.rename_button.click()
+    page.locate_button.setVisible(True)
+    assert not any(button.isEnabled() for button in (*buttons, page.locate_button))
+    may_go_on.set()
+    wait_for_state(qtbot, widget, State.PROBLEM)
+    assert widget.message.text == "full disk"
+    assert all(button.isEnabled() for button in buttons)
 
 
 def test_a_kept_model_is_renamed_and_stays_chosen(
@@ -418,6 +449,23 @@ def test_a_prediction_gives_a_kept_model_its_picture(
     qtbot.waitUntil(picture.exists, timeout=WAIT_MS)
     assert [path.name for path in picture.parent.iterdir()] == [picture.name]
     wait_for_list(qtbot, dock.model.library)
+
+
+def test_a_picture_that_cannot_be_drawn_is_no_fault_of_the_library(
+    qtbot: QtBot, widget: ModelWidget, file: Path
+) -> None:
+    entry, page = keep_model(file, "mine"), widget.library
+    wait_for_list(qtbot, page)
+    listed: list[bool] = []
+    page.listed.connect(lambda: listed.append(True))
+
+    def draw() -> bytes:
+        raise OSError("cannot draw")
+
+    page.draw_picture(entry.sha256, draw)
+    qtbot.waitUntil(lambda: "cannot draw" in page.problems.text, timeout=WAIT_MS)
+    assert "library cannot be read" not in page.problems.text
+    assert listed == []
 
 
 def test_the_card_can_be_copied_and_is_not_cut(qtbot: QtBot, widget: ModelWidget) -> None:

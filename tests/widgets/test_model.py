@@ -12,11 +12,11 @@ from pytestqt.qtbot import QtBot
 from qtpy.QtWidgets import QFileDialog, QPushButton
 
 import unetari
+from unetari.core.card import introduce
 from unetari.core.normalization import Normalization
 from unetari.core.spec import ModelSpec
 from unetari.model import bundled
 from unetari.widgets import model
-from unetari.widgets.card import card_text
 from unetari.widgets.messages import State
 from unetari.widgets.model import ModelWidget
 from unetari.widgets.trust import TrustDialog
@@ -353,7 +353,7 @@ def test_the_card_has_what_a_user_must_know() -> None:
         license="CC0-1.0",
         data_credit="Somebody",
     )
-    assert card_text(spec).splitlines() == [
+    assert introduce(spec).splitlines() == [
         "Nuclei.",
         "2D, 1 channel; labels: 0 background, 1 nucleus.",
         "Trained at 0.5 x 0.5 µm per voxel.",

@@ -10,6 +10,7 @@ from unetari.core.network import ForeignConfig, NetworkConfig, reach_of
 from unetari.core.normalization import describe_intensities
 from unetari.core.sizes import Reach, receptive_field
 from unetari.core.spec import ModelSpec
+from unetari.errors import printable
 
 _ACTIVATIONS = {"relu": "ReLU", "leaky": "leaky ReLU (0.1)", "elu": "ELU"}
 _SAID = frozenset(
@@ -26,7 +27,7 @@ _SAID = frozenset(
     }
 )
 """Options that have words of their own."""
-_MOST_CLASSES = 40
+_MOST_CLASSES, _FEW_CLASSES = 40, 6
 
 
 class CardLine(NamedTuple):
@@ -97,7 +98,7 @@ def card_lines(
         ("SHA-256", sha256),
         *(("note", note) for note in notes),
     )
-    return tuple(CardLine(title, text.strip()) for title, text in lines if text.strip())
+    return tuple(CardLine(title, printable(text.strip())) for title, text in lines if text.strip())
 
 
 def describe_architecture(config: NetworkConfig) -> str:
@@ -272,6 +273,24 @@ def summarize(spec: ModelSpec) -> str:
     found = spec.labels[1:]
     shown = ", ".join(found[:3]) + (", ..." if len(found) > 3 else "")
     return f"{spec.config.dim}D, {describe_channels(spec.config)}: {shown}"
+
+
+def introduce(spec: ModelSpec) -> str:
+    """Say what a model segments, in two or three lines.
+
+    Examples
+    --------
+    >>> introduce(ModelSpec(class_names=("background", "nucleus")))
+    '2D, 1 channel; labels: 0 background, 1 nucleus.'
+    """
+    labels = describe_classes(spec.labels, _FEW_CLASSES)
+    lines = [
+        spec.description,
+        f"{spec.config.dim}D, {describe_channels(spec.config)}; labels: {labels}.",
+    ]
+    if spec.voxel_size:
+        lines.append(f"Trained at {join_sizes(spec.voxel_size)} \N{MICRO SIGN}m per voxel.")
+    return "\n".join(line for line in lines if line)
 
 
 def find_text(spec: ModelSpec) -> str:

@@ -306,6 +306,12 @@ def _locate(path_or_name: str, kept: Entry | None) -> Iterator[Path]:
         yield library.file_of(kept)
         return
     path = Path(path_or_name).expanduser()
+    _check_path(path)
+    yield path
+
+
+def _check_path(path: Path) -> None:
+    """Refuse what is not worth opening."""
     if not _is_text(path):
         raise ModelFileError(
             "Its name, or a folder's on the way to it, is not valid UTF-8, and not every library "
@@ -317,13 +323,11 @@ def _locate(path_or_name: str, kept: Entry | None) -> Iterator[Path]:
             f"Check the spelling; {_list_names()}."
         )
     if path.is_dir():
-        yield path
         return
     if not path.is_file():  # opening a pipe would wait for somebody to write into it
         raise ModelFileError("It is a device, pipe or socket, not a file. Choose a model file.")
     if path.stat().st_size == 0:
         raise ModelFileError("The file is empty. Copy or download it again.")
-    yield path
 
 
 def _is_text(path: Path) -> bool:

@@ -10,11 +10,10 @@ from qtpy.QtCore import QSize, QSizeF, Qt
 from qtpy.QtGui import QTextDocument, QTextOption, QWheelEvent
 from qtpy.QtWidgets import QFrame, QSizePolicy, QTextEdit, QToolButton, QVBoxLayout, QWidget
 
-from unetari.core.card import CardLine, describe_channels, describe_classes, join_sizes
+from unetari.core.card import CardLine, introduce
 from unetari.core.spec import ModelSpec
 from unetari.widgets.messages import TextLabel
 
-_SHORT = 6  # classes
 _MARGIN = 4  # as labels have it
 
 
@@ -95,7 +94,7 @@ class CardView(QWidget):
 
     def show_card(self, spec: ModelSpec | None, lines: Sequence[CardLine] = ()) -> None:
         """Show a model's card; None hides it."""
-        self.summary.setText("" if spec is None else card_text(spec))
+        self.summary.setText("" if spec is None else introduce(spec))
         # What the summary and the panel's message say need not be said again.
         self.details.show_lines([line for line in lines if line.title != "note"])
         self.setVisible(spec is not None)
@@ -103,18 +102,6 @@ class CardView(QWidget):
     def _show_details(self, shown: bool) -> None:
         self.about.setArrowType(Qt.ArrowType.DownArrow if shown else Qt.ArrowType.RightArrow)
         self.details.setVisible(shown)
-
-
-def card_text(spec: ModelSpec) -> str:
-    """Return what a model segments, in two or three lines."""
-    labels = describe_classes(spec.labels, _SHORT)
-    lines = [
-        spec.description,
-        f"{spec.config.dim}D, {describe_channels(spec.config)}; labels: {labels}.",
-    ]
-    if spec.voxel_size:
-        lines.append(f"Trained at {join_sizes(spec.voxel_size)} \N{MICRO SIGN}m per voxel.")
-    return "\n".join(line for line in lines if line)
 
 
 def _title(line: CardLine) -> str:

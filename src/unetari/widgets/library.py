@@ -26,9 +26,11 @@ from unetari.widgets.background import Background
 from unetari.widgets.library_list import ModelList
 from unetari.widgets.library_work import (
     Done,
+    Proposal,
     Shelf,
     keep,
     locate,
+    propose,
     put_picture,
     read_bundled,
     read_shelf,
@@ -60,6 +62,8 @@ class LibraryPage(QWidget):
     """Emitted when the library has been read."""
     told = Signal(str, object)
     """What became of keeping, renaming, removing or locating a model, and its `State`."""
+    busy_changed = Signal()
+    """Emitted when such a change begins or ends: one at a time, as the outcome of each is said."""
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -73,6 +77,7 @@ class LibraryPage(QWidget):
         self.locate_button = QPushButton("Locate...")
         self._reading = Background(self)
         self._changing = Background(self)
+        self._proposing = Background(self)
         self._drawing = Background(self)
         self._wanted = ""
         self._lay_out()
@@ -110,7 +115,9 @@ class LibraryPage(QWidget):
         self._changing.done.connect(self._on_changed)
         self._changing.failed.connect(self._on_change_failed)
         self._drawing.done.connect(self.refresh)
-        self._drawing.failed.connect(self._on_read_failed)
+        self._drawing.failed.connect(self._on_not_drawn)
+        self._proposing.done.connect(self._ask_and_keep)
+        self._proposing.failed.connect(self._on_change_failed)
 
     def value(self) -> Listed | None:
         """Return the chosen model."""
@@ -129,16 +136,32 @@ class LibraryPage(QWidget):
         """Read the library again, in the background; what is chosen stays."""
         self._reading.start(partial(read_shelf, self.library))
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether the library is being changed; nothing else may be asked for until it is done."""
+        return self._changing.is_running or self._proposing.is_running
+
     def keep(self, opened: Opened) -> None:
         """Ask for a name, and copy an opened model into the library, in the background."""
-        if opened.entry is None:
-            return
-        proposal = self.library.propose_name(opened.entry)
+        self._proposing.start(partial(propose, opened, self.library))
+        self._show_busy()
+
+    def _ask_and_keep(self, proposal: Proposal) -> None:
         name, is_given = QInputDialog.getText(
-            self, "Keep in library", "Name in the library:", text=proposal
+            self, "Keep in library", "Name in the library:", text=proposal.name
         )
         if is_given:
-            self._changing.start(partial(keep, opened, self.library, name.strip()))
+            self._change(partial(keep, proposal.opened, self.library, name.strip()))
+        else:
+            self._show_busy()
+
+    def _change(self, function: Callable[[], Done]) -> None:
+        self._changing.start(function)
+        self._show_busy()
+
+    def _show_busy(self) -> None:
+        self._update()
+        self.busy_changed.emit()
 
     def draw_picture(self, sha256: str, draw: Callable[[], bytes]) -> None:
         """Make a picture of what a model of the library does, in the background."""
@@ -184,6 +207,10 @@ class LibraryPage(QWidget):
         self.problems.show_text(f"The library cannot be read: {error}", State.PROBLEM)
         self.listed.emit()
 
+    def _on_not_drawn(self, error: Exception) -> None:
+        text = str(error) or type(error).__name__
+        self.problems.show_text(f"The picture of the model is missing: {text}")
+
     def _on_search(self, words: str) -> None:
         found = self.list.search(words)
         self.empty.setText(f'No model matches "{words.strip()}".' if words.strip() else "")
@@ -199,8 +226,9 @@ class LibraryPage(QWidget):
         model, item = self.value(), self.list.currentItem()
         is_shown = item is not None and not item.isHidden()
         origin = model.origin if model is not None and is_shown else "bundled"
-        self.rename_button.setEnabled(origin == "kept")
-        self.remove_button.setEnabled(origin != "bundled")
+        self.rename_button.setEnabled(origin == "kept" and not self.is_busy)
+        self.remove_button.setEnabled(origin != "bundled" and not self.is_busy)
+        self.locate_button.setEnabled(not self.is_busy)
         self.locate_button.setVisible(model is not None and model.is_missing)
         # Without a model of the user's own there is nothing that these could ever do.
         for button in (self.rename_button, self.remove_button):
@@ -212,7 +240,7 @@ class LibraryPage(QWidget):
             return
         name, is_given = QInputDialog.getText(self, "Rename", "New name:", text=model.name)
         if is_given and name.strip() != model.name:
-            self._changing.start(partial(rename, self.library, model.entry, name.strip()))
+            self._change(partial(rename, self.library, model.entry, name.strip()))
 
     def _ask_and_remove(self) -> None:
         model = self.value()
@@ -223,7 +251,7 @@ class LibraryPage(QWidget):
             self, "Remove", removal_question(model), buttons.Yes | buttons.Cancel, buttons.Cancel
         )
         if answer == buttons.Yes:
-            self._changing.start(partial(remove, self.library, model))
+            self._change(partial(remove, self.library, model))
 
     def _ask_where(self) -> None:
         model = self.value()
@@ -233,12 +261,14 @@ class LibraryPage(QWidget):
         path, _ = QFileDialog.getOpenFileName(self, title, str(Path(model.source).parent), FILTER)
         if path:
             self.told.emit("Comparing the file...", State.BUSY)
-            self._changing.start(partial(locate, self.library, model.entry, path))
+            self._change(partial(locate, self.library, model.entry, path))
 
     def _on_changed(self, done: Done) -> None:
+        self._show_busy()
         self.told.emit(done.text, State.GOOD)
         self._wanted = done.key
         self.refresh()
 
     def _on_change_failed(self, error: Exception) -> None:
+        self._show_busy()
         self.told.emit(str(error) or type(error).__name__, State.PROBLEM)

@@ -169,7 +169,8 @@ def _paint_words(painter: QPainter, area: QRect, model: Listed, ink: QColor) -> 
     faint.setAlpha(_FAINT)
     font = QFont(painter.font())
     small = QFont(font)
-    small.setPointSizeF(max(font.pointSizeF() * _SMALLER, 1)) if font.pointSizeF() > 0 else None
+    if font.pointSizeF() > 0:  # it is not where the size is in pixels
+        small.setPointSizeF(max(font.pointSizeF() * _SMALLER, 1))
     painter.setFont(small)
     painter.setPen(faint)
     badge = ORIGINS[model.origin]

@@ -34,6 +34,15 @@ class Done:
     """The model to choose now; empty for the one that is chosen."""
 
 
+@dataclass(frozen=True)
+class Proposal:
+    """A model that is to be kept."""
+
+    opened: Opened
+    name: str
+    """A free name for it."""
+
+
 def read_bundled(library: Library) -> Shelf:
     """Read the models that come with unetari, which takes a moment only."""
     return _with_pictures(list_bundled(), library)
@@ -46,6 +55,11 @@ def read_shelf(library: Library) -> Shelf:
 
 def _with_pictures(listing: Listing, library: Library) -> Shelf:
     return Shelf(listing, {model.key: model.picture(library) for model in listing.models})
+
+
+def propose(opened: Opened, library: Library) -> Proposal:
+    """Find a free name for an opened file; reads the whole library."""
+    return Proposal(opened, "" if opened.entry is None else library.propose_name(opened.entry))
 
 
 def keep(opened: Opened, library: Library, name: str) -> Done:

@@ -106,6 +106,7 @@ class ModelWidget(QWidget):
         self._tabs.currentChanged.connect(self._show_page)
         self.library.changed.connect(self._on_library)
         self.library.told.connect(self.message.show_text)
+        self.library.busy_changed.connect(self._offer_keeping)
         self.file.changed.connect(self._reload)
         self.file.keep_requested.connect(self._keep)
         self._builder.changed.connect(self._on_edited)
@@ -172,8 +173,13 @@ class ModelWidget(QWidget):
         `to` is a format, see `unetari.model.export.export_model`; packages need a request.
         """
         choice = self.value()
-        if choice is None:
-            return
+        if choice is not None:
+            self._start_saving(choice, path, to, request)
+
+    def _start_saving(
+        self, choice: ModelChoice, path: str, to: str, request: PackageRequest | None = None
+    ) -> None:
+        """Save this model, whatever is chosen by now."""
         more = () if request is None else (request,)
         self._saving.start(partial(save, choice, path, to, *more))
         self._update_buttons()
@@ -182,8 +188,12 @@ class ModelWidget(QWidget):
     def _update_buttons(self) -> None:
         """Offer to save one model at a time: the outcome of each is to be said."""
         self._save.setEnabled(self.value() is not None and not self._saving.is_running)
+        self._offer_keeping()
+
+    def _offer_keeping(self) -> None:
         opened = self._opened
-        self.file.offer_keeping(opened is not None and opened.entry is not None)
+        is_file = opened is not None and opened.entry is not None
+        self.file.offer_keeping(is_file and not self.library.is_busy)
 
     def _show_page(self) -> None:
         for name, page in self._pages.items():
@@ -317,7 +327,9 @@ class ModelWidget(QWidget):
 
     def _ask_and_save(self) -> None:
         choice = self.value()
-        name = (choice.spec.name if choice else "") or "model"
+        if choice is None:
+            return
+        name = choice.spec.name or "model"
         filters = {kind.filter: kind for kind in saved_kinds()}
         path, chosen = QFileDialog.getSaveFileName(
             self, "Save model", f"{name}{NATIVE.suffixes[0]}", ";;".join(filters)
@@ -325,17 +337,17 @@ class ModelWidget(QWidget):
         kind = filters.get(chosen, NATIVE)
         if path and kind is not NATIVE:
             path = path.removesuffix(NATIVE.suffixes[0])  # the name that was suggested
-        if path and kind.is_package and choice is not None:
+        if path and kind.is_package:
             self._ask_for_card(choice, path, kind.key)
         elif path:
-            self.save_to(path, kind.key)
+            self._start_saving(choice, path, kind.key)
 
     def _ask_for_card(self, choice: ModelChoice, path: str, to: str) -> None:
         self.export_form.open(
             choice.spec,
             choice.get,
             to,
-            partial(self.save_to, path, to),
+            partial(self._start_saving, choice, path, to),
             source=self.current_image(),
             attachments=choice.get().attachments if choice.is_trained else None,
         )
