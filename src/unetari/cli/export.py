@@ -27,61 +27,69 @@ if TYPE_CHECKING:
 
 _FORMATS = ", ".join(f"{kind.key} ({kind.keeps})" for kind in saved_kinds())
 
+ModelArgument = Annotated[
+    str,
+    typer.Argument(metavar="MODEL", help="A model file, or the name of a bundled or kept model."),
+]
+OutOption = Annotated[
+    Path, typer.Option("--out", "-o", help="The file. Without a suffix it gets the format's.")
+]
+FormatOption = Annotated[
+    str | None,
+    typer.Option(metavar="FORMAT", help=f"{_FORMATS}. Default: what the suffix of FILE says."),
+]
+NameOption = Annotated[str | None, typer.Option(help="Name of the model.")]
+DescriptionOption = Annotated[str | None, typer.Option(help="What it segments, in which images.")]
+AuthorOption = Annotated[
+    list[str] | None, typer.Option(metavar="NAME", help="Who made it. Repeatable.")
+]
+LicenseOption = Annotated[
+    str | None,
+    typer.Option("--license", metavar="SPDX", help="Its licence, such as CC-BY-4.0."),
+]
+CiteOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="TEXT", help="What to cite, with a DOI. Repeatable."),
+]
+TagOption = Annotated[
+    list[str] | None, typer.Option(metavar="WORD", help="To find it by. Repeatable.")
+]
+ImageOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="bioimageio: a test image; default: that of the package MODEL is, or a generated one."
+    ),
+]
+CoverOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="bioimageio: a PNG or JPEG; default: that of the package, or one drawn of the "
+        "test image.",
+    ),
+]
+DocumentationOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="bioimageio: Markdown; default: that of the package, or one written of the card.",
+    ),
+]
+
 
 def export(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL", help="A model file, or the name of a bundled or kept model."
-        ),
-    ],
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="The file. Without a suffix it gets the format's.")
-    ],
-    to: Annotated[
-        str | None,
-        typer.Option(metavar="FORMAT", help=f"{_FORMATS}. Default: what the suffix of FILE says."),
-    ] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the model.")] = None,
-    description: Annotated[
-        str | None, typer.Option(help="What it segments, in which images.")
-    ] = None,
-    author: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Who made it. Repeatable.")
-    ] = None,
-    license_: Annotated[
-        str | None,
-        typer.Option("--license", metavar="SPDX", help="Its licence, such as CC-BY-4.0."),
-    ] = None,
-    cite: Annotated[
-        list[str] | None,
-        typer.Option(metavar="TEXT", help="What to cite, with a DOI. Repeatable."),
-    ] = None,
-    tag: Annotated[
-        list[str] | None, typer.Option(metavar="WORD", help="To find it by. Repeatable.")
-    ] = None,
-    image: Annotated[
-        Path | None,
-        typer.Option(
-            help="bioimageio: a test image; default: that of the package MODEL is, or a generated "
-            "one."
-        ),
-    ] = None,
-    cover: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="bioimageio: a PNG or JPEG; default: that of the package, or one drawn of the "
-            "test image.",
-        ),
-    ] = None,
-    documentation: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="bioimageio: Markdown; default: that of the package, or one written of the card.",
-        ),
-    ] = None,
+    model: ModelArgument,
+    out: OutOption,
+    to: FormatOption = None,
+    name: NameOption = None,
+    description: DescriptionOption = None,
+    author: AuthorOption = None,
+    license_: LicenseOption = None,
+    cite: CiteOption = None,
+    tag: TagOption = None,
+    image: ImageOption = None,
+    cover: CoverOption = None,
+    documentation: DocumentationOption = None,
     channel: ChannelOption = None,
     assume: AssumeOption = None,
     trust: TrustOption = False,
