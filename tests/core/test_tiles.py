@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unetari.core.config import UP_MODES, UNetConfig
-from unetari.core.sizes import Reach
+from unetari.core.network import ForeignConfig
+from unetari.core.sizes import Reach, SizeRule
 from unetari.core.tiles import Span, TilePlan, mirror, plan_tiles
 from unetari.errors import ShapeError
 
@@ -140,3 +141,19 @@ def test_integers_of_numpy_are_sizes() -> None:
     plan = plan_tiles((900, 900), UNetConfig(), tile_shape=tuple(np.array([256, 256])))
     assert plan == plan_tiles((900, 900), UNetConfig(), tile_shape=(256, 256))
     assert {type(size) for size in plan.tile_shape} == {int}
+
+
+def test_networks_of_one_size_take_no_other_tile() -> None:
+    rule = SizeRule(multiple=8, smallest=512, loss=0)
+    reach = Reach(rule, halo=56, largest=512)
+    network = ForeignConfig(
+        architecture="a program",
+        dim=2,
+        in_channels=1,
+        out_channels=2,
+        reach=(reach, reach),
+        classes="exclusive",
+        output="logits",
+    )
+    with pytest.raises(ShapeError, match="takes images of 512 and no other size"):
+        plan_tiles((600, 600), network, tile_shape=(256, 256))

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from pytestqt.qtbot import QtBot
-from qtpy.QtWidgets import QFileDialog, QPushButton
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QFileDialog, QLineEdit, QPushButton
 
 import unetari
 from unetari.core.card import introduce
@@ -134,6 +135,11 @@ def test_a_file_that_is_not_trusted_stays_closed(
     assert widget.value() is None
     assert "could run code" in widget.problem
     assert widget.trust_dialog is None
+    line = widget.file.findChild(QLineEdit)
+    assert line is not None
+    qtbot.keyClick(line, Qt.Key.Key_Return)  # the same path once more: asked again
+    qtbot.waitUntil(lambda: widget.trust_dialog is not None, timeout=WAIT_MS)
+    widget.trust_dialog.cancel.click()
     open_untrusted(qtbot, widget, program.rename(program.with_suffix(".pt")))
     widget.set_page("Build")  # another choice takes the question back
     assert widget.trust_dialog is None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 import tomllib
 from collections.abc import Iterable, Sequence
 from functools import cache
@@ -65,12 +67,16 @@ OverwriteOption: TypeAlias = Annotated[
 ]
 
 
+_UNBROKEN = 10_000  # letters per line
+
+
 @cache
 def stdout() -> Console:
-    """Return the console for results."""
+    """Return the console for results: a program that reads them gets no lines broken in two."""
     from rich.console import Console
 
-    return Console(highlight=False, markup=False)
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _UNBROKEN
+    return Console(highlight=False, markup=False, width=width)
 
 
 @cache

@@ -347,10 +347,15 @@ def _smaller(limit: int | None, other: int | None) -> int | None:
 def _check_tile(largest: int, reach: Reach) -> int:
     """Return the largest size the network takes, at most `largest`."""
     most = reach.rule.below(largest)
-    if most is None or largest < reach.smallest_tile:
+    if most is not None and largest >= reach.smallest_tile:
+        return most
+    if reach.largest == reach.rule.smallest:
         raise ShapeError(
-            f"Tile size {largest} is too small: this network needs at least {reach.smallest_tile} "
-            f"(what the surroundings take on both sides, and one multiple of {reach.multiple}). "
-            "Use a larger tile, or a network with fewer blocks."
+            f"Tile size {largest} is not possible: this network takes images of {reach.largest} "
+            "and no other size. Leave the tile size out."
         )
-    return most
+    raise ShapeError(
+        f"Tile size {largest} is too small: this network needs at least {reach.smallest_tile} "
+        f"(what the surroundings take on both sides, and one multiple of {reach.multiple}), or the "
+        "whole axis where the image is shorter. Use a larger tile."
+    )

@@ -78,6 +78,7 @@ class ModelFilePage(QWidget):
         options = form(list(self._fields.values()))
         self._form = form([options, self.intensities], labels=False)
         self._lay_out()
+        self._path.returnPressed.connect(self._on_return)
         self._path.editingFinished.connect(self._on_path_edited)
         self._browse.clicked.connect(self._ask)
         self.keep_button.clicked.connect(self.keep_requested)
@@ -136,6 +137,10 @@ class ModelFilePage(QWidget):
 
     def _on_option(self) -> None:
         self.changed.emit()
+
+    def _on_return(self) -> None:
+        self._known = ""  # asked for by hand: open it, or ask whether it is trusted, once more
+        self._on_path_edited()
 
     def _on_path_edited(self) -> None:
         # Leaving the field without a change must not load the file again.
