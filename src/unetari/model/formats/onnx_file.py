@@ -169,6 +169,14 @@ def read_opset(content: bytes) -> int:
     return int(next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx")))
 
 
+def takes_one_image(content: bytes) -> bool:
+    """Whether a graph takes batches of one image only."""
+    graph = need("onnx").ModelProto.FromString(content).graph
+    weights = {tensor.name for tensor in graph.initializer}
+    given = _only([value for value in graph.input if value.name not in weights], "input")
+    return _shape(given, "input")[0] == 1
+
+
 def _make_graph(network: nn.Module, spec: ModelSpec) -> Any:
     module = plain_module(network)
     if holds_script(module):

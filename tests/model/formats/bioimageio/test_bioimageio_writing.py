@@ -382,6 +382,15 @@ def test_what_a_package_lacks_is_said(draft: Any, tmp_path: Path) -> None:
     assert len(notes) == 1
 
 
+@pytest.mark.parametrize("single", [True, False])
+def test_graphs_of_one_image_are_described_so(tmp_path: Path, draft: Any, single: bool) -> None:
+    model = load_model(draft.zip(tmp_path / "onnx.zip")).replace(**CARD) if single else build()
+    path = export_model(model, tmp_path / "p.zip", on_note=lambda _: None)
+    described = read_yaml(read(path, "rdf.yaml"))
+    for tensor in (*described["inputs"], *described["outputs"]):
+        assert tensor["axes"][0] == {"type": "batch", **({"size": 1} if single else {})}
+
+
 def test_other_formats_hold_no_papers(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="holds no cover"):
         export_model(build(), tmp_path / "m.pth", "state_dict", cover=PNG)
@@ -392,7 +401,9 @@ def test_other_formats_hold_no_papers(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["2d", "3d", "nuclei-2d", "nuclei-3d", "panseg"])
+@pytest.mark.parametrize(
+    "kind", ["2d", "3d", "nuclei-2d", "nuclei-3d", "panseg", "", "weights.onnx"]
+)
 def test_bioimageio_core_finds_nothing_wrong(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -402,10 +413,13 @@ def test_bioimageio_core_finds_nothing_wrong(
     elif kind == "panseg":
         folder = request.getfixturevalue("shared") / "models" / "panseg_unet3d_checkpoint"
         model = load_model(folder / "best_checkpoint.pytorch").replace(**CARD)
+    elif kind in ("", "weights.onnx"):  # whose graph takes one image at a time
+        folder = request.getfixturevalue("shared") / "models" / "bioimageio_unet2d_nuclei_broad"
+        model = load_model(folder / kind).replace(**CARD)
     else:
         dim = int(kind[0])
         model = build(UNetConfig(n_blocks=2, start_filters=4, dim=dim, up_mode="nearest"))
-    path = export_model(model, tmp_path / "p.zip")
+    path = export_model(model, tmp_path / "p.zip", on_note=lambda _: None)
     done = subprocess.run(
         [sys.executable, "-m", "bioimageio.core", "test", str(path)],
         capture_output=True,

@@ -36,7 +36,12 @@ _AXES = {2: "yx", 3: "zyx"}
 
 
 def write_description(
-    spec: ModelSpec, hashes: Mapping[str, str], opset: int, generated: Collection[str] = ()
+    spec: ModelSpec,
+    hashes: Mapping[str, str],
+    opset: int,
+    generated: Collection[str] = (),
+    *,
+    single: bool = False,
 ) -> dict[str, Any]:
     """Return the fields of a description.
 
@@ -50,7 +55,10 @@ def write_description(
         Version of ONNX's operators.
     generated : collection of str
         Which files were made of the model itself.
+    single : bool
+        Whether the weights take one image at a time only.
     """
+    batch = {"type": "batch", **({"size": 1} if single else {})}
 
     def file(name: str) -> dict[str, str]:
         return {"source": name, "sha256": hashes[name]}
@@ -69,8 +77,8 @@ def write_description(
         "documentation": DOCUMENTATION,
         "covers": [name for name in hashes if name.startswith(f"{COVER}.")],
         "attachments": [file(name) for name in hashes if name == OWN_MODEL],
-        "inputs": [_input(spec, file(TEST_INPUT))],
-        "outputs": [_output(spec, file(TEST_OUTPUT))],
+        "inputs": [_input(spec, batch, file(TEST_INPUT))],
+        "outputs": [_output(spec, batch, file(TEST_OUTPUT))],
         "weights": weights,
         "config": {OURS: _own_fields(spec, hashes, generated)},
     }
@@ -140,7 +148,7 @@ def _citations(spec: ModelSpec) -> Iterator[dict[str, str]]:
 # --- tensors ------------------------------------------------------------------------------------
 
 
-def _input(spec: ModelSpec, test: dict[str, str]) -> dict[str, Any]:
+def _input(spec: ModelSpec, batch: Mapping[str, Any], test: dict[str, str]) -> dict[str, Any]:
     config = spec.config
     names = [f"channel{number}" for number in range(config.in_channels)]
     sizes = [_input_size(reach) for reach in reach_of(config)]
@@ -148,7 +156,7 @@ def _input(spec: ModelSpec, test: dict[str, str]) -> dict[str, Any]:
         "id": "image",
         "description": "intensities as they come from the microscope",
         "axes": [
-            {"type": "batch"},
+            dict(batch),
             {"type": "channel", "channel_names": names},
             *({**axis, "size": size} for axis, size in zip(_space(spec), sizes, strict=True)),
         ],
@@ -183,7 +191,7 @@ def _input_size(reach: Reach) -> Any:
     return {"min": smallest_size(reach), "step": reach.multiple}
 
 
-def _output(spec: ModelSpec, test: dict[str, str]) -> dict[str, Any]:
+def _output(spec: ModelSpec, batch: Mapping[str, Any], test: dict[str, str]) -> dict[str, Any]:
     classes, _ = decides(spec.config)
     names = spec.labels if classes == "exclusive" else spec.labels[1:]
     activation = (
@@ -196,7 +204,7 @@ def _output(spec: ModelSpec, test: dict[str, str]) -> dict[str, Any]:
         "id": "scores",
         "description": "probability of each class",
         "axes": [
-            {"type": "batch"},
+            dict(batch),
             {"type": "channel", "channel_names": list(names)},
             *({**axis, **_output_size(axis["id"], reach)} for axis, reach in pairs),
         ],

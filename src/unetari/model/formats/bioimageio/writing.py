@@ -79,8 +79,10 @@ def save(network: nn.Module, spec: ModelSpec, path: Path, attached: Attachments)
         **weights,
     }
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    opset = onnx_file.read_opset(weights[card.ONNX]) if card.ONNX in weights else _ANY_OPSET
-    description = card.write_description(spec, hashes, opset, generated)
+    graph = weights.get(card.ONNX)
+    opset = onnx_file.read_opset(graph) if graph else _ANY_OPSET
+    single = graph is not None and onnx_file.takes_one_image(graph)
+    description = card.write_description(spec, hashes, opset, generated, single=single)
     _pack({card.DESCRIPTION: card.to_yaml(description), **files}, path)
     return notes
 
