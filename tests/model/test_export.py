@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -356,3 +357,13 @@ def test_statistics_of_large_images_are_exact(tmp_path: Path, normalization: str
     with torch.inference_mode():
         expected = model.network(image).numpy()
     np.testing.assert_allclose(run_onnx(path, image.numpy()), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("to", ["pt2", "state_dict", "torchscript"])
+def test_archives_do_not_tell_where_they_were_written(tmp_path: Path, to: str) -> None:
+    model = Model.build(SMALL, seed=0)
+    first, second = (export_model(model, tmp_path / name, to) for name in ("first", "second"))
+    with zipfile.ZipFile(first) as archive:
+        assert {name.partition("/")[0] for name in archive.namelist()} == {"archive"}
+    if to != "torchscript":  # which numbers the classes of a process
+        assert first.read_bytes() == second.read_bytes()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import pickle
 import socket
@@ -242,8 +244,13 @@ def test_empty_file(tmp_path: Path, name: str) -> None:
 def test_missing_file_and_folder(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match="no such file"):
         load_model(tmp_path / "nothing.pt")
-    with pytest.raises(ModelFileError, match="folder"):
+    with pytest.raises(ModelFileError, match="an empty folder"):
         load_model(tmp_path)
+    (tmp_path / "a.txt").write_text("a")
+    with pytest.raises(ModelFileError, match="a folder, not a file"):
+        load_model(tmp_path)
+    with pytest.raises(ModelFileError, match="The name of the model is empty"):
+        load_model("")
     with pytest.raises(ModelFileError):
         load_model("x" * 5000)
 
@@ -259,7 +266,17 @@ def test_web_page_instead_of_a_model(tmp_path: Path, name: str) -> None:
 def test_header_that_claims_terabytes(tmp_path: Path, length: int) -> None:
     path = tmp_path / "m.safetensors"
     path.write_bytes(length.to_bytes(8, "little") + b'{"a":')
-    with pytest.raises(ModelFileError, match="truncated or damaged"):
+    with pytest.raises(ModelFileError, match="truncated or damaged") as caught:
+        load_model(path)
+    assert f"claims {length:,} bytes, and the file holds 5" in str(caught.value)
+
+
+def test_tensors_that_claim_more_than_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    told = {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}
+    header = json.dumps({"a": told}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(12))
+    with pytest.raises(ModelFileError, match=r"claim 4,398,046,511,104 bytes.* holds 12\)"):
         load_model(path)
 
 
@@ -411,7 +428,14 @@ def test_no_code_runs(tmp_path: Path, writer: str, suffix: str) -> None:
     if suffix == ".pt":
         assert "would run code" in str(caught.value)
         assert f"{os.name}.mkdir" in str(caught.value)
-        assert "torch.save(model.state_dict(), path)" in str(caught.value)
+        assert "tries to run" in str(caught.value)
+        assert "weights_only" not in str(caught.value), "no recipe to run it after all"
+
+
+def test_names_that_run_code_are_found_behind_harmless_ones(tmp_path: Path) -> None:
+    content = {"args": argparse.Namespace(), "bomb": Bomb(tmp_path / "trace")}
+    with pytest.raises(ModelFileError, match=rf"asks for {os.name}\.mkdir.* tries to run"):
+        load_model(save_pt(content, tmp_path / "m.pt"))
 
 
 def test_whole_modules_are_refused_by_name(tmp_path: Path) -> None:

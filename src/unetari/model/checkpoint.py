@@ -180,6 +180,8 @@ def load_model(
     if not isinstance(path_or_name, str | os.PathLike):
         raise refuse_value(path_or_name, "a path or the name of a model")
     name = os.fspath(path_or_name)
+    if not name:
+        raise ModelFileError(f"The name of the model is empty. Give a file; {_list_names()}.")
     kept = None if bundled_file(name) is not None else _find_kept(name)
     told = kept.options if kept is not None else {}
     given = LoadOptions(**{**told, **options, "trust": trust})

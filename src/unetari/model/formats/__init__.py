@@ -70,7 +70,8 @@ def find_format(path: Path) -> Format:
         if (candidate.KIND.takes_folders or not is_folder) and candidate.sniff(path):
             return candidate
     if is_folder:
-        raise ModelFileError("It is a folder, not a file. Choose the model file in it.")
+        what = "a folder, not a file" if any(path.iterdir()) else "an empty folder"
+        raise ModelFileError(f"It is {what}. Choose a model file.")
     for candidate in FORMATS:
         if path.suffix.lower() in candidate.KIND.suffixes:
             return candidate

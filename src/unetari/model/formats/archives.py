@@ -194,7 +194,10 @@ def check_table(path: Path) -> End:
             f"{MAX_TABLE:,} are read. Pack only the files of the model."
         )
     if found.table + found.size != before:
-        raise _damaged("its table of contents is not where it should be")
+        raise _damaged(
+            f"its table of contents claims {found.size:,} bytes from {found.table:,} on, and the "
+            f"file has {before:,} before its end"
+        )
     return found
 
 
@@ -280,10 +283,12 @@ def _check_places(entries: list[zipfile.ZipInfo], table: int) -> None:
     ends = [entry.header_offset for entry in in_order[1:]] + [table]
     for entry, end in zip(in_order, ends, strict=True):
         name = len(entry.orig_filename.encode("utf-8" if entry.flag_bits & 0x800 else "cp437"))
-        if entry.header_offset + _HEADER_SIZE + name + entry.compress_size > end:
+        room = end - entry.header_offset - _HEADER_SIZE - name
+        if entry.compress_size > room:
             raise ModelFileError(
-                f"{_quoted(entry)} reaches into what follows it, as in archives that are made to "
-                f"fill memory, or damaged. {_AGAIN}"
+                f"{_quoted(entry)} claims {entry.compress_size:,} bytes and has room for "
+                f"{max(room, 0):,}: it reaches into what follows it, as in archives that are made "
+                f"to fill memory, or damaged. {_AGAIN}"
             )
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+from math import prod
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -26,6 +29,7 @@ ONLY_OURS = (
 )
 
 _LENGTH_BYTES = 8
+_LONGEST_HEADER = 100_000_000  # which safetensors reads
 
 
 def sniff(path: Path) -> bool:
@@ -70,9 +74,37 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
             names = file.keys()  # the file itself is not iterable
             return file.metadata() or {}, {name: file.get_tensor(name) for name in names}
     except safetensors.SafetensorError as error:
+        reason = _find_claim(path) or str(error)
         raise ModelFileError(
-            f"The safetensors file is truncated or damaged ({error}). Copy or download it again."
+            f"The safetensors file is truncated or damaged ({reason}). Copy or download it again."
         ) from error
+
+
+def _find_claim(path: Path) -> str:
+    """Say what a broken file claims beyond what it holds; nothing if it is broken otherwise."""
+    held = path.stat().st_size - _LENGTH_BYTES
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+        if length > held:
+            return f"its header claims {length:,} bytes, and the file holds {max(held, 0):,}"
+        if length > _LONGEST_HEADER:
+            return f"its header has {length:,} bytes, and at most {_LONGEST_HEADER:,} are read"
+        text = file.read(length)
+    try:
+        tensors = [value for name, value in json.loads(text).items() if name != "__metadata__"]
+        claimed = max((_claimed(tensor) for tensor in tensors), default=0)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return ""  # no header as it should be
+    if claimed <= held - length:
+        return ""
+    return f"its tensors claim {claimed:,} bytes, and the file holds {held - length:,}"
+
+
+def _claimed(tensor: Any) -> int:
+    """Return how many bytes of values the header gives a tensor, by its shape and its place."""
+    bits = re.search(r"\d+", tensor["dtype"])
+    size = prod(map(int, tensor["shape"])) * (int(bits[0]) // 8 if bits else 1)
+    return max(size, int(tensor["data_offsets"][1]))
 
 
 def _with_sorted_header(content: bytes) -> bytes:

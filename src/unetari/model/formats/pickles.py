@@ -40,6 +40,14 @@ _UNUSUAL = (
 _MOST_BYTES = 2**28  # of one pickle: weights of any network need far less
 
 
+_SYSTEM = frozenset({
+    "os", "posix", "nt", "subprocess", "_posixsubprocess", "pty", "shutil", "socket", "ctypes",
+    "runpy", "importlib", "commands", "webbrowser", "code", "timeit", "pdb", "bdb",
+})  # fmt: skip
+_BUILTINS = frozenset({"builtins", "__builtin__"})
+_RUNNERS = frozenset({"eval", "exec", "execfile", "compile", "open", "__import__", "breakpoint"})
+
+
 class Global(NamedTuple):
     """A name that a pickle imports."""
 
@@ -48,6 +56,20 @@ class Global(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.module}.{self.name}"
+
+
+def runs_code(name: str) -> bool:
+    """Whether what a pickle imports is good for nothing but to run code, or to reach files.
+
+    Examples
+    --------
+    >>> runs_code("posix.system"), runs_code("argparse.Namespace")
+    (True, False)
+    """
+    root, _, rest = name.partition(".")
+    if root in _BUILTINS:
+        return rest.partition(".")[0] in _RUNNERS
+    return root in _SYSTEM
 
 
 def find_globals(stream: BinaryIO) -> Iterator[Global]:

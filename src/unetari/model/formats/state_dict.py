@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import re
 from pathlib import Path
@@ -13,10 +14,22 @@ from torch import Tensor, nn
 from unetari.core.spec import ModelSpec
 from unetari.errors import ModelFileError
 from unetari.model import kinds
-from unetari.model.formats.archives import START, check_contents, inner_names, open_archive
+from unetari.model.formats.archives import (
+    START,
+    check_contents,
+    inner_names,
+    open_archive,
+    read_entry,
+)
 from unetari.model.formats.base import Loaded, load_bare
 from unetari.model.formats.entries import SAVE, Found, find_weights
-from unetari.model.formats.pickles import check_legacy, check_storages, find_globals
+from unetari.model.formats.pickles import (
+    Global,
+    check_legacy,
+    check_storages,
+    find_globals,
+    runs_code,
+)
 from unetari.model.formats.pt2 import is_export
 from unetari.model.formats.silence import quiet
 from unetari.model.formats.torchscript import is_script
@@ -91,8 +104,14 @@ def _unpickle(path: Path) -> Any:
 def _refused(path: Path, message: str) -> ModelFileError:
     """Say what a pickle asked for beyond plain weights, if that is why torch refused it."""
     wanted = _GLOBAL.search(message)
-    with path.open("rb") as file:
-        asked = wanted[1] if wanted else next(find_globals(file), None)
+    names = [str(name) for name in _asked_names(path)]
+    evil = next(filter(runs_code, [wanted[1], *names] if wanted else names), None)
+    if evil is not None:
+        return ModelFileError(
+            f"Opening it would run code: it asks for {evil}, which no weights need. It tries to "
+            "run commands of whoever made it on your computer. Do not open it in any program."
+        )
+    asked = wanted[1] if wanted else next(iter(names), None)
     if asked is None:
         # The rest of torch's message advises to switch its protection off.
         reason = _REASON.search(message)
@@ -103,6 +122,18 @@ def _refused(path: Path, message: str) -> ModelFileError:
         f"the weights alone with {SAVE}; of a checkpoint, with torch.save(torch.load(path, "
         "weights_only=False)['state_dict'], new_path)."
     )
+
+
+def _asked_names(path: Path) -> list[Global]:
+    """Return what the pickles of a file import."""
+    with path.open("rb") as file:
+        if file.read(len(START)) != START:
+            file.seek(0)
+            return list(find_globals(file))
+    with open_archive(path) as archive:
+        pickles = [name for name in archive.namelist() if name.endswith("data.pkl")]
+        contents = [io.BytesIO(read_entry(archive, name)) for name in pickles]
+    return [name for content in contents for name in find_globals(content)]
 
 
 def _unreadable(detail: str) -> ModelFileError:
@@ -138,4 +169,5 @@ def save(network: nn.Module, _: ModelSpec, path: Path) -> None:
     }
     if not weights:
         raise ModelFileError("The network holds no weights that torch knows. Keep its own file.")
-    torch.save(weights, path)
+    with path.open("wb") as file:  # given a path, torch writes its name into the file
+        torch.save(weights, file)

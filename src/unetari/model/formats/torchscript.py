@@ -151,6 +151,7 @@ def save(network: nn.Module, spec: ModelSpec, path: Path) -> None:
             if not isinstance(module, torch.jit.ScriptModule):
                 example = example_input(spec.config)
                 module = torch.jit.trace(module, example, check_trace=False)  # type: ignore[no-untyped-call]
-            torch.jit.save(module, path, _extra_files={ENTRY: to_text(spec)})
+            with path.open("wb") as file:  # given a path, torch writes its name into the file
+                torch.jit.save(module, file, _extra_files={ENTRY: to_text(spec)})
     except RuntimeError as error:
         raise cannot_write(error) from error
