@@ -93,6 +93,14 @@ def test_what_is_unknown_is_left_out() -> None:
     }
 
 
+def test_a_file_that_lacks_what_users_must_know_is_said_to() -> None:
+    gaps = {"voxel size": "not stated", "training data": "not stated", "licence": "not stated"}
+    text = card(ModelSpec(), kind="ONNX")
+    assert {title: text.get(title) for title in gaps} == gaps
+    full = ModelSpec(voxel_size=(1, 1), data_credit="Somebody", license="MIT")
+    assert "not stated" not in card(full, kind="ONNX").values()
+
+
 def test_rare_options_are_said_only_where_they_are_used() -> None:
     plain = card(ModelSpec())["architecture"]
     config = UNetConfig(dim=3, planar_blocks=(0,), block_order="conv-norm-act")

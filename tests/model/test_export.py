@@ -367,3 +367,19 @@ def test_archives_do_not_tell_where_they_were_written(tmp_path: Path, to: str) -
         assert {name.partition("/")[0] for name in archive.namelist()} == {"archive"}
     if to != "torchscript":  # which numbers the classes of a process
         assert first.read_bytes() == second.read_bytes()
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_weights_of_unknown_networks_are_said_to_be_of_no_use_here(
+    tmp_path: Path, exported: Callable[[str], Path]
+) -> None:
+    layers = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3, padding=1), torch.nn.Conv2d(4, 2, 1))
+    torch.jit.save(torch.jit.trace(layers.eval(), torch.zeros(1, 1, 8, 8)), tmp_path / "m.ts")  # type: ignore[no-untyped-call]
+    notes: list[str] = []
+    foreign = load_model(tmp_path / "m.ts", trust=True)
+    export_model(foreign, tmp_path / "m.pth", "state_dict", on_note=notes.append)
+    assert len(notes) == 1
+    assert "cannot open it" in notes[0]
+    ours = load_model(exported("torchscript"), trust=True)
+    export_model(ours, tmp_path / "ours.pth", "state_dict", on_note=notes.append)
+    assert len(notes) == 1, "unetari knows these weights"

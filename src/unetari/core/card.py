@@ -27,6 +27,7 @@ _SAID = frozenset(
     }
 )
 """Options that have words of their own."""
+_NOT_STATED = "not stated"
 _MOST_CLASSES, _FEW_CLASSES = 40, 6
 
 
@@ -59,7 +60,7 @@ def card_lines(
     source : str
         The file or the name it comes from.
     kind : str
-        Kind of its file, in words.
+        Kind of its file, in words; empty for a network that was just built.
     sha256 : str
         Hash of the file.
     notes : sequence of str
@@ -68,7 +69,8 @@ def card_lines(
     Returns
     -------
     tuple of CardLine
-        What is not known is left out.
+        What is not known is left out. Of a model from a file it is said where voxel size,
+        training data or licence are not stated.
 
     Examples
     --------
@@ -76,6 +78,7 @@ def card_lines(
     ['images as YX, 1 channel; 2 output channels', 'multiples of 8; others are padded']
     """
     config = spec.config
+    unknown = _NOT_STATED if kind else ""
     lines = (
         ("name", spec.name),
         ("description", spec.description),
@@ -86,10 +89,10 @@ def card_lines(
         ("receptive field", describe_field(config)),
         ("normalization", describe_intensities(spec.normalization)),
         ("classes", describe_classes(spec.labels)),
-        ("voxel size", describe_voxels(spec.voxel_size)),
-        ("training data", spec.data_credit),
+        ("voxel size", describe_voxels(spec.voxel_size) or unknown),
+        ("training data", spec.data_credit.strip() or unknown),
         ("training", describe_training(spec.training)),
-        ("licence", spec.license),
+        ("licence", spec.license.strip() or unknown),
         ("authors", ", ".join(spec.authors)),
         ("to cite", "; ".join(spec.citations)),
         ("tags", ", ".join(spec.tags)),

@@ -14,8 +14,10 @@ from unetari.errors import ConfigError, ModelFileError
 from unetari.model.attachments import Attachments
 from unetari.model.checkpoint import Model, refuse_value
 from unetari.model.files import check_finite, check_target, whole_file
-from unetari.model.formats import find_package_writer, find_writer
-from unetari.model.kinds import Kind, saved_kinds
+from unetari.model.formats import find_format, find_package_writer, find_writer
+from unetari.model.kinds import STATE_DICT, Kind, saved_kinds
+from unetari.model.unet import UNet
+from unetari.model.weights import LoadOptions
 
 
 def _warn(note: str) -> None:
@@ -101,6 +103,20 @@ def _write(model: Model, path: Path, kind: Kind, given: Attachments) -> tuple[st
         attached = model.attachments.with_given(given)
         return find_package_writer(kind.key).save(model.network, model.spec, path, attached)
     find_writer(kind.key).save(model.network, model.spec, path)
+    return _check_weights(model, path) if kind is STATE_DICT else ()
+
+
+def _check_weights(model: Model, path: Path) -> tuple[str, ...]:
+    """Say so where unetari does not know the network that a file of weights belongs to."""
+    if isinstance(model.network, UNet):
+        return ()
+    try:
+        find_format(path).load(path, LoadOptions())
+    except (ModelFileError, ConfigError) as error:
+        return (
+            "The file holds weights alone, and unetari cannot open it: it does not know their "
+            f"network. It said: {error} For a file that it opens, choose another format.",
+        )
     return ()
 
 
