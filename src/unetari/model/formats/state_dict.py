@@ -109,7 +109,8 @@ def _refused(path: Path, message: str) -> ModelFileError:
     if evil is not None:
         return ModelFileError(
             f"Opening it would run code: it asks for {evil}, which no weights need. It tries to "
-            "run commands of whoever made it on your computer. Do not open it in any program."
+            "run commands of whoever made it on your computer. Ask its author for a safetensors "
+            "file, and open this one in no program."
         )
     asked = wanted[1] if wanted else next(iter(names), None)
     if asked is None:
