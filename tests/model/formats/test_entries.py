@@ -195,3 +195,9 @@ def test_weights_that_claim_more_than_the_file(tmp_path: Path) -> None:
     torch.save(content, tmp_path / "m.pt")
     with pytest.raises(ModelFileError, match="claim"):
         load_model(tmp_path / "m.pt")
+
+
+def test_networks_that_see_the_whole_image_say_what_tiles_cost(shared: Path) -> None:
+    model = load_model(shared / "models" / "panseg_unet3d_checkpoint" / "best_checkpoint.pytorch")
+    assert not model.spec.config.tiles_exactly
+    assert any("a run in tiles measures it" in note for note in model.notes)

@@ -17,6 +17,11 @@ from unetari.model.weights import LoadOptions, Weights, build_network, infer_con
 ASSUMED_INTENSITIES = "Intensity normalization is assumed"
 """Begins the note that no longer holds once the caller says how intensities are mapped."""
 
+_INEXACT = (
+    "Its layers look at the whole image, so tiles do not give what a whole pass gives. By how much "
+    "is not measured on opening it: a run in tiles measures it on your image, and reports it."
+)
+
 
 @dataclass(frozen=True)
 class Loaded:
@@ -55,4 +60,5 @@ def _build(
         config, notes = infer_config(weights, options)
         return build_network(config, weights), config, notes
     rebuilt = known.rebuild(weights, options)
-    return rebuilt.network, rebuilt.config, rebuilt.notes
+    notes = () if rebuilt.config.tiles_exactly else (_INEXACT,)
+    return rebuilt.network, rebuilt.config, (*rebuilt.notes, *notes)
