@@ -286,7 +286,7 @@ def test_an_address_is_never_fetched(draft: Any, tmp_path: Path) -> None:
 
 def test_nothing_describes_a_package(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
-    refused(tmp_path / "folder", "It is a folder")
+    refused(tmp_path / "folder", "It is an empty folder")
     (tmp_path / "other.yaml").write_text("type: model")
     refused(tmp_path / "other.yaml", "Nothing in it describes a BioImage.IO package")
 
