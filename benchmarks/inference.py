@@ -59,6 +59,7 @@ class Measured:
         return {
             "contender": str(self.contender),
             "rounds": len(self.wall),
+            "each": [list(pair) for pair in zip(self.wall, self.cpu, strict=True)],
             "seconds": median(self.wall) if self.wall else None,
             "cpu_seconds": median(self.cpu) if self.cpu else None,
             "wall": _spread(ratios["wall"]),
