@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from benchmarks.cases import Case, make_model, normalize, pad
 from unetari import Model, predict
+from unetari.core.network import reach_of
 from unetari.inference.allocator import keep_freed_memory
 from unetari.inference.job import prepare
 from unetari.inference.lean import LeanUNet
@@ -98,8 +99,13 @@ def build(contender: Contender, case: Case) -> Segment:
 def tile_of(contender: Contender, case: Case, model: Model) -> tuple[int, ...]:
     """Return the outer size of the tiles, at most that of the image."""
     if contender.tiles == "usual":
-        usual = PEER_TILES[len(case.shape)]
-        return tuple(min(tile, size // 8 * 8) for tile, size in zip(usual, case.shape, strict=True))
+        sizes = zip(PEER_TILES[len(case.shape)], case.shape, strict=True)
+        usual = tuple(min(tile, size // 8 * 8) for tile, size in sizes)
+        if contender.program != OURS:
+            return usual
+        # Deep networks need more than that to write anything at all.
+        reaches = zip(usual, reach_of(model.spec.config), strict=True)
+        return tuple(max(tile, reach.smallest_tile) for tile, reach in reaches)
     return prepare(np.zeros(case.shape, np.uint16), model, device="cpu").plan.tile_shape
 
 

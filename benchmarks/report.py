@@ -19,7 +19,9 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 BARS = {("float32", 2): 0.35, ("float32", 3): 0.45, ("bf16", 2): 0.12, ("bf16", 3): 0.18}
 """Time relative to the plain pass that we want to stay below, by format and dimensions."""
-_COLUMNS = "| | tiles | time | of the plain pass | CPU time | memory | error | labels changed |"
+_COLUMNS = (
+    "| | tiles | rounds | time | of the plain pass | CPU time | memory | error | labels changed |"
+)
 _MIB = 2**20
 
 
@@ -36,16 +38,16 @@ def describe(contender: Contender) -> tuple[str, str]:
 def rows(found: list[dict[str, Any]]) -> Iterator[str]:
     """Yield the lines of one case's table."""
     yield _COLUMNS
-    yield "|---|---|---|---|---|---|---|---|"
+    yield "|---|---|---|---|---|---|---|---|---|"
     for entry in found:
         name, tiles = describe(Contender.parse(entry["contender"]))
         if entry["failure"]:
-            yield f"| {name} | {tiles} | failed: {entry['failure']} | | | | | |"
+            yield f"| {name} | {tiles} | failed: {entry['failure']} | | | | | | |"
             continue
         wall, cpu = (_ratio(entry[key]) for key in ("wall", "cpu"))
         exact = entry["contender"].startswith(PLAIN)
         yield (
-            f"| {name} | {tiles} | {entry['seconds']:.2f} s | {wall} | {cpu} | "
+            f"| {name} | {tiles} | {entry['rounds']} | {entry['seconds']:.2f} s | {wall} | {cpu} | "
             f"{entry['peak_bytes'] / _MIB:.0f} MiB | "
             + (" | |" if exact else f"{entry['error']:.0e} | {_share(entry['flips'])} |")
         )
@@ -57,7 +59,7 @@ def _ratio(spread: list[float]) -> str:
 
 
 def _share(flips: float) -> str:
-    return "none" if flips == 0 else f"{flips:.2g}" if flips > 1 else f"{100 * flips:.2g} %"
+    return "none" if flips == 0 else f"{100 * flips:.2g} %"
 
 
 def quality_rows(found: list[dict[str, Any]]) -> Iterator[str]:
@@ -91,6 +93,7 @@ def plot(report: dict[str, Any], target: Path) -> None:
 
     mpl.use("svg")
     mpl.rcParams["svg.hashsalt"] = "unetari"  # the same numbers make the same file
+    mpl.rcParams["svg.fonttype"] = "none"
     import matplotlib.pyplot as plt
 
     parts = [part for part in report["cases"] if Case.parse(part["case"]).is_timed]
