@@ -23,6 +23,7 @@ from unetari.core.config import UP_MODES, UNetConfig
 from unetari.core.normalization import Normalization
 from unetari.errors import ConfigError, ModelFileError
 from unetari.model.checkpoint import Model, load_model, save_model
+from unetari.model.notes import Assumed
 from unetari.model.unet import UNet
 
 SMALL = UNetConfig(n_blocks=2, start_filters=4)
@@ -85,6 +86,11 @@ def test_what_is_assumed_is_said(save: Callable[[Weights], Path]) -> None:
     for assumption in ("activation='relu'", "conv_mode='same'", "'group4'", "up_mode='nearest'"):
         assert f"{assumption} is assumed" in said or f"={assumption} is assumed" in said
     assert "'group3'" in said
+    assumed = {note.option: note.choices for note in model.notes if isinstance(note, Assumed)}
+    assert len(assumed) == len(model.notes)
+    assert assumed["conv_mode"] == ("same", "valid")
+    assert assumed["normalization"][0] == "group4"
+    assert "group3" in assumed["normalization"]
 
 
 def test_weights_without_normalization(save: Callable[[Weights], Path]) -> None:

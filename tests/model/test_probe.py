@@ -12,6 +12,7 @@ from torch.nn import functional
 from unetari.core.config import UP_MODES, UNetConfig
 from unetari.core.sizes import Reach, SizeRule
 from unetari.errors import Cancelled, NetworkError, UnetariError
+from unetari.model.notes import Detail
 from unetari.model.probe import Probe, probe_network
 from unetari.model.unet import UNet
 
@@ -299,6 +300,14 @@ def test_sentences_name_what_was_measured() -> None:
     text = " ".join(probe(Pooled((3, 2), kernel=SQUARE)).sentences())
     assert "multiple was measured: Y 3, X 2" in text
     assert "differ by at most" in text
+
+
+def test_what_leaves_nothing_to_decide_is_a_detail() -> None:
+    exact = probe(Pooled((3, 2), kernel=SQUARE))
+    assert all(isinstance(sentence, Detail) for sentence in exact.sentences())
+    inexact = probe(OnlySize(Pooled((2, 2), (2, 2), (2, 2), kernel=SQUARE), 16, 16))
+    urgent = [text for text in inexact.sentences() if not isinstance(text, Detail)]
+    assert urgent[-len(inexact.reasons) :] == list(inexact.reasons)
 
 
 # --- networks of one size -----------------------------------------------------------

@@ -5,21 +5,26 @@ from __future__ import annotations
 import hashlib
 import threading
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 from pytestqt.qtbot import QtBot
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QFileDialog, QLineEdit, QPushButton
+from qtpy.QtWidgets import QFileDialog, QLineEdit, QPushButton, QToolButton
 
 import unetari
 from unetari.core.card import introduce
 from unetari.core.normalization import Normalization
 from unetari.core.spec import ModelSpec
 from unetari.model import bundled
+from unetari.model.checkpoint import Model
+from unetari.model.notes import Assumed
+from unetari.model.weights import AnyActivation
 from unetari.widgets import model
 from unetari.widgets.messages import State
 from unetari.widgets.model import ModelWidget
+from unetari.widgets.model_file import ModelFilePage
 from unetari.widgets.trust import TrustDialog
 
 from .conftest import WAIT_MS
@@ -34,6 +39,12 @@ def widget(bundled_folder: Path, qtbot: QtBot) -> ModelWidget:
 
 def wait_for(qtbot: QtBot, widget: ModelWidget, state: State) -> None:
     qtbot.waitUntil(lambda: widget.message.state is state, timeout=WAIT_MS)
+
+
+def get_model(widget: ModelWidget) -> Model:
+    choice = widget.value()
+    assert choice is not None
+    return choice.get()
 
 
 def get_spec(widget: ModelWidget) -> ModelSpec:
@@ -314,15 +325,72 @@ def test_bare_weights_take_the_given_intensities(
     widget.set_page("File")
     widget.file.set_path(str(path))
     qtbot.waitUntil(lambda: widget.value() is not None, timeout=WAIT_MS)
-    assert "Intensity normalization is assumed" in widget.message.text
+    assert "intensities percentiles 1 and 99.8" in widget.message.text
+    assert "Intensity normalization is assumed" in widget.card.details.text()
     given = Normalization(method="range", low=0, high=4095)
     widget.file.set_option("normalization", "instance")
     widget.file.intensities.set_value(given)
     qtbot.waitUntil(lambda: widget.value() is not None, timeout=WAIT_MS)
     spec = get_spec(widget)
     assert (spec.normalization, spec.config.normalization) == (given, "instance")
-    assert "Intensity normalization" not in widget.message.text
+    assert "intensities" not in widget.message.text
+    assert "Intensity normalization" not in widget.card.details.text()
     assert "fixed range 0 and 4095 to 0 and 1" in widget.card.details.text()
+
+
+def test_what_was_assumed_is_one_sentence_and_the_rest_is_in_the_card(
+    qtbot: QtBot, widget: ModelWidget, tmp_path: Path
+) -> None:
+    network = unetari.UNet(n_blocks=2, start_filters=8, normalization="group4", activation="elu")
+    path = tmp_path / "article.pt"
+    torch.save(network.state_dict(), path)
+    widget.set_page("File")
+    widget.file.set_path(str(path))
+    qtbot.waitUntil(lambda: widget.value() is not None, timeout=WAIT_MS)
+    said = widget.message.text
+    assert said.startswith("Assumed: activation ReLU; ")
+    assert said.endswith("If the labels look wrong, change this under Assumptions.")
+    assert len(said) < 300
+    for note in get_model(widget).notes:  # with everything else that it may be
+        assert note in widget.card.details.text()
+    widget.file.set_option("activation", "elu")
+    qtbot.waitUntil(lambda: widget.value() is not None, timeout=WAIT_MS)
+    assert "activation ReLU" not in widget.message.text
+    toggle = next(b for b in widget.findChildren(QToolButton) if "Assumptions" in b.text())
+    assert toggle.text() == "Assumptions (1 given)"
+
+
+def test_options_of_single_programs_come_with_what_the_file_leaves_open(qtbot: QtBot) -> None:
+    page = ModelFilePage()
+    qtbot.addWidget(page)
+    notes = [
+        Assumed("...", "layer_order", "gcr", "grc"),
+        Assumed("...", "full_norm", True, False),
+        Assumed("...", "intensities", "extremes"),
+    ]
+    page.offer_found(notes)
+    page.set_option("layer_order", "grc")
+    page.set_option("full_norm", False)
+    assert page.options() == {"layer_order": "grc", "full_norm": False}
+    page.offer_found(())  # what was given is assumed no longer, and stays
+    assert page.options() == {"layer_order": "grc", "full_norm": False}
+    page.set_option("layer_order", None)
+    assert page.options() == {"full_norm": False}
+
+
+def test_every_activation_that_a_file_may_have_can_be_said(widget: ModelWidget) -> None:
+    for activation in get_args(AnyActivation):
+        widget.file.set_option("activation", activation)
+        assert widget.file.options() == {"activation": activation}
+
+
+def test_a_file_that_is_not_there_is_said_without_its_folder(
+    qtbot: QtBot, widget: ModelWidget, tmp_path: Path
+) -> None:
+    widget.set_page("File")
+    widget.file.set_path(str(tmp_path / "gone.pth"))
+    wait_for(qtbot, widget, State.PROBLEM)
+    assert widget.message.text.startswith("gone.pth: There is no such file")
 
 
 def test_a_built_network_takes_the_given_intensities(widget: ModelWidget) -> None:

@@ -16,6 +16,7 @@ from unetari.core.sizes import Reach
 from unetari.core.tiles import Span, TilePlan, mirror, plan_tiles
 from unetari.errors import ShapeError
 from unetari.model.measure import measure_axis
+from unetari.model.notes import Detail
 from unetari.model.strips import MAX_VOXELS, TOLERANCE, Blackbox, Strip, find_shape
 
 
@@ -207,26 +208,30 @@ def _labels(scores: Tensor) -> Tensor:
 
 def _facts(probe: Probe) -> Iterator[str]:
     reaches = probe.reaches
-    yield f"The size multiple was measured: {_per_axis([r.multiple for r in reaches])}."
+    yield Detail(f"The size multiple was measured: {_per_axis([r.multiple for r in reaches])}.")
     fixed = [r.largest for r in reaches]
     if any(fixed):
         sizes = [size or "any" for size in fixed]
-        yield f"Only one size is taken: {_per_axis(sizes)}."
+        yield Detail(f"Only one size is taken: {_per_axis(sizes)}.")
     else:
-        yield f"The smallest size was measured: {_per_axis([r.rule.smallest for r in reaches])}."
+        smallest = _per_axis([r.rule.smallest for r in reaches])
+        yield Detail(f"The smallest size was measured: {smallest}.")
     if any(r.loss for r in reaches):
         lost = _per_axis([r.loss for r in reaches])
-        yield f"The voxels that the output loses per side were measured: {lost}."
+        yield Detail(f"The voxels that the output loses per side were measured: {lost}.")
     margins = _per_axis([r.margin for r in reaches])
-    yield f"The voxels per side that tiles read beyond what they write were measured: {margins}."
+    yield Detail(
+        f"The voxels per side that tiles read beyond what they write were measured: {margins}."
+    )
     if probe.difference is None:
         yield "Tiles and a whole pass could not be compared."
     else:
         found = probe.difference
-        yield (
+        text = (
             f"Tiles and a whole pass of random images differ by at most {found.largest:.2g}, where "
             f"scores span {found.spread:.2g}, and in {found.changed_labels:.3%} of the labels."
         )
+        yield Detail(text) if probe.exact else text
 
 
 def _per_axis(values: Sequence[object]) -> str:

@@ -23,6 +23,7 @@ from unetari.core.config import (
 )
 from unetari.core.normalization import Normalization
 from unetari.errors import ConfigError, ModelFileError, as_sentence
+from unetari.model.notes import Assumed
 from unetari.model.unet import UNet
 
 Weights = Mapping[str, Tensor]
@@ -182,12 +183,17 @@ def choose_options(
                 f"{', '.join(map(str, choices[name]))}. Leave it out or choose one of these."
             )
     notes = tuple(
-        f"{name}={values[0]!r} is assumed: the weights do not tell it from "
-        f"{', '.join(map(repr, values[1:]))}."
+        _assume(name, values)
         for name, values in choices.items()
         if name not in given and len(values) > 1
     )
     return {**{name: values[0] for name, values in choices.items()}, **given}, notes
+
+
+def _assume(name: str, values: Sequence[Any]) -> Assumed:
+    others = ", ".join(map(repr, values[1:]))
+    sentence = f"{name}={values[0]!r} is assumed: the weights do not tell it from {others}."
+    return Assumed(sentence, name, *values)
 
 
 def _find_ends(weights: Weights) -> tuple[Tensor, Tensor]:

@@ -95,8 +95,7 @@ class CardView(QWidget):
     def show_card(self, spec: ModelSpec | None, lines: Sequence[CardLine] = ()) -> None:
         """Show a model's card; None hides it."""
         self.summary.setText("" if spec is None else introduce(spec))
-        # What the summary and the panel's message say need not be said again.
-        self.details.show_lines([line for line in lines if line.title != "note"])
+        self.details.show_lines(lines)
         self.setVisible(spec is not None)
 
     def _show_details(self, shown: bool) -> None:

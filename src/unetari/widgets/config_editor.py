@@ -20,7 +20,7 @@ from unetari.widgets.messages import Message, State, TextLabel, mark
 
 TITLES = {
     "dim": "Dimensions",
-    "in_channels": "Image channels",
+    "in_channels": "Channels",
     "out_channels": "Classes",
     "n_blocks": "Blocks",
     "start_filters": "First filters",
@@ -43,11 +43,11 @@ CHOICE_NAMES: dict[Any, str] = {
     "batch": "batch",
     "instance": "instance",
     "group": "group",
-    "same": "same size (padded)",
-    "valid": "valid (shrinks)",
+    "same": "same size",
+    "valid": "valid",
     "transposed": "transposed",
-    "conv-act-norm": "activation, normalization",
-    "conv-norm-act": "normalization, activation",
+    "conv-act-norm": "activation first",
+    "conv-norm-act": "normalization first",
 }
 """Text of the choices that need one."""
 
@@ -65,12 +65,10 @@ class NormalizationField(Container[Widget]):
         self.kind = choice(kinds)
         self.groups = integer(1, 4096, 8)
         self.groups.visible = False
-        # The two share a row, which must not be wider than a narrow panel.
-        self.kind.native.setMinimumContentsLength(3)
         self.kind.changed.connect(self._show_groups)
         super().__init__(
             widgets=[self.kind, self.groups],
-            layout="horizontal",
+            layout="vertical",  # side by side they would be wider than a narrow panel
             labels=False,
             name=name,
             label=label,

@@ -31,9 +31,10 @@ from unetari.widgets.export_form import ExportForm, PackageRequest
 from unetari.widgets.fields import form
 from unetari.widgets.library import LibraryPage
 from unetari.widgets.messages import Message, State
-from unetari.widgets.model_file import ModelFilePage
+from unetari.widgets.model_file import ASSUMPTIONS, ModelFilePage
 from unetari.widgets.model_work import ModelChoice, build, load_file, load_listed, save
 from unetari.widgets.normalization_editor import NormalizationEditor
+from unetari.widgets.remarks import list_assumed, say_why, sum_up
 from unetari.widgets.trust import TrustDialog
 
 if TYPE_CHECKING:
@@ -265,13 +266,14 @@ class ModelWidget(QWidget):
     def _on_loaded(self, opened: Opened) -> None:
         self._opened = opened
         self._problem = ""
+        self.file.offer_found(list_assumed(opened))
         self._show_choice()
 
     def _on_load_failed(self, error: Exception) -> None:
         if isinstance(error, UntrustedModelError):
             self._ask_for_trust(error)
             return
-        self._problem = str(error) or type(error).__name__
+        self._problem = say_why(error, self.file.path if self.page == FILE else "")
         self._show_problem(State.PROBLEM)
         if self.page == LIBRARY:
             self.library.refresh()  # the file may have gone
@@ -314,8 +316,8 @@ class ModelWidget(QWidget):
             self.message.show_text("" if choice is None else _UNTRAINED, State.NOTE)
         elif opened is not None:
             self.card.show_card(opened.model.spec, opened.describe())
-            notes = " ".join((*opened.remarks, *opened.model.notes))
-            self.message.show_text(notes or "Ready.", State.NOTE if notes else State.GOOD)
+            where = ASSUMPTIONS if self.page == FILE else f"{FILE} > {ASSUMPTIONS}"
+            self.message.show_text(*sum_up(opened, where))
         self.changed.emit()
 
     def _show_diagram(self) -> None:

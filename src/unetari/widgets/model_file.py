@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any, get_args
 
 from magicgui.widgets import ComboBox
@@ -19,14 +20,18 @@ from qtpy.QtWidgets import (
 from unetari.core.config import Activation, BlockOrder, ConvMode, UpMode
 from unetari.core.normalization import Normalization
 from unetari.model.kinds import all_suffixes
+from unetari.model.notes import Assumed
 from unetari.widgets.config_editor import CHOICE_NAMES, TITLES, NormalizationField
-from unetari.widgets.fields import choice, form, texts
+from unetari.widgets.fields import choice, form, offer, texts
 from unetari.widgets.normalization_editor import NormalizationEditor
 
+ASSUMPTIONS = "Assumptions"
+"""Title of what a file may not say."""
+_UNSET = ""
 _AUTO, _AUTO_HELP = "automatic", "As the file says, or assumed"
 FILTER = f"Models ({' '.join(f'*{suffix}' for suffix in all_suffixes())});;All files (*)"
-_OPTIONS = {
-    "activation": get_args(Activation),
+_OPTIONS: dict[str, tuple[Any, ...]] = {
+    "activation": (*get_args(Activation), "leaky0.01", "silu", "rrelu", "prelu", "linear"),
     "conv_mode": get_args(ConvMode),
     "up_mode": get_args(UpMode),
     "block_order": get_args(BlockOrder),
@@ -38,12 +43,31 @@ _OPTIONS = {
     "classes": ("exclusive", "independent"),
     "output": ("logits", "probabilities"),
 }
-_TITLES = {**TITLES, "classes": "Labels", "output": "Output"}
-_NAMES = {
+_FOUND = ("layer_order", "pool_size", "full_norm")
+"""Options of single programs, offered with the values that a file leaves open."""
+OPTION_TITLES = {
+    **TITLES,
+    "classes": "Labels",
+    "output": "Output",
+    "layer_order": "Layer order",
+    "pool_size": "Pooling",
+    "full_norm": "Norm everywhere",
+    "intensities": "Intensities",
+}
+"""Title of each option."""
+NAMES: dict[Any, str] = {
     **CHOICE_NAMES,
+    "leaky0.01": "leaky ReLU (0.01)",
+    "silu": "SiLU",
+    "rrelu": "RReLU",
+    "prelu": "PReLU",
+    "linear": "none",
     "exclusive": "one per pixel",
     "independent": "may overlap",
+    True: "yes",
+    False: "no",
 }
+"""Text of the values that need one."""
 
 
 class ModelFilePage(QWidget):
@@ -65,18 +89,22 @@ class ModelFilePage(QWidget):
         self._path = QLineEdit()
         self._path.setPlaceholderText("A model file of unetari or another program")
         self._browse = QPushButton("Browse...")
+        self._browse.setToolTip("Look for a model file")
         self.keep_button = QPushButton("Keep in library")
         self.keep_button.setToolTip("Copy the file, to find the model under Library from now on")
         self.keep_button.setEnabled(False)
         self._toggle = QToolButton()
-        self._toggle.setText("If the file does not tell everything")
+        self._toggle.setText(ASSUMPTIONS)
+        self._toggle.setToolTip("What the file does not say is assumed; say it here if you know it")
         self._toggle.setCheckable(True)
         self._toggle.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
         self._toggle.setArrowType(Qt.ArrowType.RightArrow)
-        self._fields = {name: _make_field(name) for name in _OPTIONS}
+        self._fields: dict[str, Any] = {name: _make_field(name) for name in _OPTIONS}
+        self._fields |= {name: _make_choice(name, ()) for name in _FOUND}
         self.intensities = NormalizationEditor(unset=_AUTO, tooltip=_AUTO_HELP)
         options = form(list(self._fields.values()))
         self._form = form([options, self.intensities], labels=False)
+        self.offer_found(())
         self._lay_out()
         self._path.returnPressed.connect(self._on_return)
         self._path.editingFinished.connect(self._on_path_edited)
@@ -113,7 +141,8 @@ class ModelFilePage(QWidget):
 
     def options(self) -> dict[str, Any]:
         """Return the options the user gave for files that do not tell them."""
-        return {name: field.value for name, field in self._fields.items() if field.value}
+        fields = self._fields.items()
+        return {name: field.value for name, field in fields if field.value != _UNSET}
 
     def given_intensities(self) -> Normalization | None:
         """Return how intensities are mapped; None for what the file says."""
@@ -121,11 +150,20 @@ class ModelFilePage(QWidget):
 
     def set_option(self, name: str, value: str | int | None) -> None:
         """Choose an option that the file does not tell; None for what it says."""
-        self._fields[name].value = value or ""
+        self._fields[name].value = _UNSET if value is None else value
 
     def offer_keeping(self, is_possible: bool) -> None:
         """Allow to keep the file once it is loaded."""
         self.keep_button.setEnabled(is_possible)
+
+    def offer_found(self, notes: Iterable[Assumed]) -> None:
+        """Offer the options of single programs that the opened file leaves open."""
+        open_ones = {note.option: note.choices for note in notes}
+        for name in _FOUND:
+            field = self._fields[name]
+            if name in open_ones:
+                offer(field, _with_names(open_ones[name]))
+            field.visible = name in open_ones or field.value != _UNSET
 
     def show_options(self, shown: bool) -> None:
         """Unfold what files may not tell, or fold it away."""
@@ -136,6 +174,8 @@ class ModelFilePage(QWidget):
         self._form.visible = shown
 
     def _on_option(self) -> None:
+        given = len(self.options()) + self.intensities.is_set
+        self._toggle.setText(f"{ASSUMPTIONS} ({given} given)" if given else ASSUMPTIONS)
         self.changed.emit()
 
     def _on_return(self) -> None:
@@ -156,7 +196,17 @@ class ModelFilePage(QWidget):
 
 
 def _make_field(name: str) -> ComboBox | NormalizationField:
-    choices = {"": _AUTO, **texts(_OPTIONS[name], {} if name == "in_channels" else _NAMES)}
     if name == "normalization":
-        return NormalizationField(name=name, label=_TITLES[name], tooltip=_AUTO_HELP, kinds=choices)
-    return choice(choices, label=_TITLES[name], tooltip=_AUTO_HELP)
+        kinds = _with_names(_OPTIONS[name])
+        title = OPTION_TITLES[name]
+        return NormalizationField(name=name, label=title, tooltip=_AUTO_HELP, kinds=kinds)
+    return _make_choice(name, _OPTIONS[name])
+
+
+def _make_choice(name: str, values: Iterable[Any]) -> ComboBox:
+    names = {} if name == "in_channels" else NAMES
+    return choice(_with_names(values, names), label=OPTION_TITLES[name], tooltip=_AUTO_HELP)
+
+
+def _with_names(values: Iterable[Any], names: Mapping[Any, str] = NAMES) -> dict[Any, str]:
+    return {_UNSET: _AUTO, **texts(values, names)}

@@ -12,12 +12,13 @@ from unetari.core.spec import ModelSpec
 from unetari.model.architectures import find_architecture
 from unetari.model.attachments import Attachments
 from unetari.model.formats.entries import Found
+from unetari.model.notes import Assumed, Detail
 from unetari.model.weights import LoadOptions, Weights, build_network, infer_config
 
 ASSUMED_INTENSITIES = "Intensity normalization is assumed"
 """Begins the note that no longer holds once the caller says how intensities are mapped."""
 
-_INEXACT = (
+_INEXACT = Detail(
     "Its layers look at the whole image, so tiles do not give what a whole pass gives. By how much "
     "is not measured on opening it: a run in tiles measures it on your image, and reports it."
 )
@@ -49,7 +50,8 @@ def note_on_intensities(spec: ModelSpec, options: LoadOptions) -> tuple[str, ...
     if "normalization" in options.spec:
         return ()
     stated = describe_intensities(spec.normalization)
-    return (f"{ASSUMED_INTENSITIES} ({stated}): the file does not tell it.",)
+    sentence = f"{ASSUMED_INTENSITIES} ({stated}): the file does not tell it."
+    return (Assumed(sentence, "intensities", stated),)
 
 
 def _build(

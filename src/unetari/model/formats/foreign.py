@@ -20,6 +20,7 @@ from unetari.model.formats.base import Loaded, note_on_intensities
 from unetari.model.formats.metadata import check_told
 from unetari.model.formats.wrappers import Wrapper
 from unetari.model.measurements import measure_once
+from unetari.model.notes import Assumed
 from unetari.model.probe import Probe, probe_network
 from unetari.model.strips import LOUD, Blackbox
 from unetari.model.weights import LoadOptions
@@ -355,11 +356,13 @@ def notes_on_meaning(
     output: tuple[str, str], classes: tuple[str, str], options: LoadOptions, *, is_one_class: bool
 ) -> tuple[str, ...]:
     """Say what the scores are taken as, (value, reason) each, unless the caller said it."""
-    notes = []
+    notes: list[str] = []
     if options.output is None:
-        notes.append(f"The scores are taken as {output[0]} (output): {output[1]}.")
+        text = f"The scores are taken as {output[0]} (output): {output[1]}."
+        notes.append(Assumed(text, "output", output[0]))
     if options.classes is None and not is_one_class:
-        notes.append(f"The classes are taken as {classes[0]} (classes): {classes[1]}.")
+        text = f"The classes are taken as {classes[0]} (classes): {classes[1]}."
+        notes.append(Assumed(text, "classes", classes[0]))
     return tuple(notes)
 
 

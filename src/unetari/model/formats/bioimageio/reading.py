@@ -43,6 +43,7 @@ from unetari.model.formats.bioimageio.weights import (
 from unetari.model.formats.foreign import Told, as_file_errors, as_foreign, notes_on_meaning
 from unetari.model.formats.metadata import check_told
 from unetari.model.measurements import measure_once
+from unetari.model.notes import Detail
 from unetari.model.probe import Probe, probe_network
 from unetari.model.weights import LoadOptions
 
@@ -279,7 +280,7 @@ def _describe(opened: Opened, terms: _Terms) -> tuple[ForeignConfig, tuple[str, 
         origin="measured",
         parameters=opened.parameters,
     )
-    return config, (*probe.sentences(), *_contradictions(pairs, terms.given.space))
+    return config, (*probe.sentences(), *map(Detail, _contradictions(pairs, terms.given.space)))
 
 
 def _probe(opened: Opened, terms: _Terms, dim: int) -> Probe:
@@ -355,7 +356,7 @@ def _compare(network: nn.Module, terms: _Terms) -> tuple[bool, str]:
     if difference == float("inf"):
         return False, "The network gives a result of another size than the package's test output."
     if is_rounding:
-        return True, f"The test output of the package is reproduced to {difference:.1e}."
+        return True, Detail(f"The test output of the package is reproduced to {difference:.1e}.")
     return False, (
         f"The test output of the package is not reproduced: the largest difference is "
         f"{difference:.3g}. Results may not be those that its authors saw."
