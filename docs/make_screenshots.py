@@ -199,7 +199,7 @@ def show_rescaling(studio: Studio) -> None:
     viewer.add_image(binned, name="embryo", scale=scale, units=units, axis_labels=labels)
     studio.choose_model("nuclei-3d")
     pause(500)  # the panel takes its height
-    panel.ensureWidgetVisible(panel.image.report)
+    panel.area.ensureWidgetVisible(panel.image.report)
     studio.take("voxel_size")
     panel.image.report.buttons[0].click()
     studio.predict()
@@ -220,7 +220,7 @@ def show_diagram(studio: Studio) -> None:
         studio.open_sample(sample)
         model.editor.set_value(config)
         pause(1000)  # the panel takes its height
-        studio.dock.ensureWidgetVisible(model.diagram.save_button)
+        studio.dock.area.ensureWidgetVisible(model.diagram.save_button)
         studio.take(f"diagram_{name}")
     model.diagram.set_open(False)
     studio.viewer.theme = theme

@@ -17,7 +17,7 @@ from pytestqt.qtbot import QtBot
 import unetari
 from unetari.widgets import dock as dock_module
 from unetari.widgets.dock import UnetariDock
-from unetari.widgets.messages import State
+from unetari.widgets.messages import State, TextLabel
 
 from .conftest import WAIT_MS, predict, wait_for_model
 
@@ -185,7 +185,7 @@ def test_too_many_channels_are_fixed_by_a_click(
     assert dock.image.value().channel == 1
     predict(qtbot, dock)
     dock.image.set_channel(None)
-    click(dock, "Build an untrained network with 3")
+    click(dock, "Build an untrained 3-channel network")
     assert dock.model.page == "Build"
     assert dock.model.value().spec.config.in_channels == 3
     predict(qtbot, dock)
@@ -304,3 +304,33 @@ def test_opening_imports_no_torch() -> None:
         check=True,
     )
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("page", ["Library", "File", "Build"])
+def test_no_text_is_cut_in_a_narrow_panel(
+    viewer: napari.Viewer, bundled_folder: Path, qtbot: QtBot, tmp_path: Path, page: str
+) -> None:
+    """Texts get the height they need even where a page wants to be wider than the panel."""
+    panel = UnetariDock(viewer)
+    qtbot.addWidget(panel)
+    viewer.add_image(np.zeros((61, 83), np.uint8))
+    panel.resize(1, 500)
+    panel.show()
+    panel.model.set_page(page)
+    if page == "File":
+        panel.model.file.set_path(str(tmp_path / ("a very long name " * 8 + ".pth")))
+        panel.model.file.show_options(True)
+    elif page == "Build":
+        panel.model.editor.set_value(unetari.UNetConfig(normalization="group8", start_filters=24))
+        panel.model.diagram.set_open(True)
+    qtbot.waitUntil(lambda: panel.model.message.state is not State.BUSY, timeout=WAIT_MS)
+    qtbot.waitUntil(lambda: not cut_texts(panel), timeout=WAIT_MS)
+
+
+def cut_texts(panel: UnetariDock) -> list[str]:
+    """Return the texts that are in sight and have too little room."""
+    labels = [label for label in panel.findChildren(TextLabel) if label.isVisible()]
+    assert labels
+    return [
+        label.text() for label in labels if label.height() < label.heightForWidth(label.width())
+    ]

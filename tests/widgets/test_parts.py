@@ -153,8 +153,8 @@ def test_fixes_are_short_few_and_doable() -> None:
     ]
     texts = [button_text(fix) for fix in choose_fixes(fixes)]
     assert texts == [
-        "Use channel 0 only",
-        "Use channel 1 only",
-        "Use channel 2 only",
+        "Use channel 0",
+        "Use channel 1",
+        "Use channel 2",
         "Use 2 blocks",
     ]

@@ -275,6 +275,34 @@ def test_no_empty_layer_is_left(
     assert dock.predict.predict_button.enabled
 
 
+def test_the_outcome_is_in_view_in_a_low_window(
+    viewer: napari.Viewer, bundled_folder: Path, qtbot: QtBot, gate: Gate
+) -> None:
+    panel = UnetariDock(viewer)
+    qtbot.addWidget(panel)
+    panel.resize(350, 400)
+    panel.show()
+    viewer.add_image(np.zeros((61, 83), np.uint8))
+    wait_for_model(qtbot, panel)
+    gate.tiles = 0
+    begin(qtbot, panel)
+    panel.session.cancel()
+    finish(qtbot, panel, gate)
+    status = panel.predict.status
+    assert status.text == "Stopped before the first tile."
+    qtbot.waitUntil(lambda: status.height() >= status.heightForWidth(status.width()) > 0)
+    assert status.visibleRegion().boundingRect().height() == status.height()
+
+
+def test_findings_go_with_the_model_they_were_made_with(
+    qtbot: QtBot, dock: UnetariDock, layer: Image
+) -> None:
+    dock.predict.show_outcome("Done.", State.GOOD, "At 2 sampled tile borders ...")
+    assert dock.predict.warnings.text
+    dock.model.set_page("Build")
+    assert not dock.predict.warnings.text
+
+
 def test_another_model_does_not_reach_the_run(
     qtbot: QtBot, dock: UnetariDock, layer: Image, gate: Gate
 ) -> None:
@@ -419,11 +447,11 @@ def test_all_tiles_share_their_statistics(
 ) -> None:
     image = np.random.default_rng(0).integers(0, 999, (300, 300)).astype(np.uint16)
     viewer.add_image(image)
-    assert dock.predict.frozen_box.native.isHidden()  # tiny-2d has batch normalization
+    assert not dock.predict.frozen_box.native.isVisibleTo(dock)  # tiny-2d has batch normalization
     dock.model.set_page("Build")
     config = unetari.UNetConfig(n_blocks=2, start_filters=4, normalization="instance")
     dock.model.editor.set_value(config)
-    qtbot.waitUntil(lambda: not dock.predict.frozen_box.native.isHidden(), timeout=WAIT_MS)
+    qtbot.waitUntil(lambda: dock.predict.frozen_box.native.isVisibleTo(dock), timeout=WAIT_MS)
     dock.predict.frozen_box.value = True
     with qtbot.waitSignal(dock.session.ended, timeout=WAIT_MS) as ended:
         dock.predict.predict_button.native.click()

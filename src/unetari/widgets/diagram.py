@@ -119,6 +119,7 @@ class DiagramSection(QWidget):
         self.view = DiagramView()
         self.message = Message()
         self.save_button = QPushButton("Save as SVG...")
+        self.save_button.setToolTip("Write the picture to a file")
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.addWidget(self.view)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QEvent, QSize, Qt
 from qtpy.QtGui import QCloseEvent, QShowEvent
-from qtpy.QtWidgets import QGroupBox, QScrollArea, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QFrame, QGroupBox, QScrollArea, QVBoxLayout, QWidget
 
 from unetari.core.config import UNetConfig
 from unetari.core.network import NetworkConfig, reach_of
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 _VIEW_DELAY_MS = 150  # the canvas is drawn again before the visible region is known
 _MODEL, _IMAGE, _PREDICT = "1. Model", "2. Image", "3. Predict"
+_WIDTH = 300  # pixels; the least of the panel
 _SHORT = 70  # letters; a longer problem is not said twice
 _COMPUTING = "Computing the first tile..."
 _READING = "Reading the image for its intensities and computing the first tile..."
@@ -55,8 +56,37 @@ class _Panel(QWidget):
         return QSize(0, 0)
 
 
-class UnetariDock(QScrollArea):
-    """The plugin's panel.
+class _Area(QScrollArea):
+    """Scrolls up and down, and is never narrower than what it holds.
+
+    Qt computes the heights of texts for the width that the layout would like to have:
+    in a narrower one they would lose their last lines.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setWidgetResizable(True)
+        self.setFrameShape(QFrame.Shape.NoFrame)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+
+    def minimumSizeHint(self) -> QSize:  # noqa: N802 (Qt's name)
+        """Ask for the width of the widest part and the scroll bar."""
+        panel, bar = self.widget(), self.verticalScrollBar()
+        layout = None if panel is None else panel.layout()
+        width = _WIDTH
+        if layout is not None and bar is not None:
+            width = max(width, layout.minimumSize().width() + bar.sizeHint().width())
+        return QSize(width, super().minimumSizeHint().height())
+
+    def event(self, event: QEvent | None) -> bool:
+        """Follow the content: another page may be wider."""
+        if event is not None and event.type() == QEvent.Type.LayoutRequest:
+            self.updateGeometry()
+        return bool(super().event(event))
+
+
+class UnetariDock(QWidget):
+    """The plugin's panel; what runs a prediction stays in view below the rest, which scrolls.
 
     Parameters
     ----------
@@ -73,6 +103,7 @@ class UnetariDock(QScrollArea):
         self.model = ModelWidget()
         self.image = ImageWidget(self._viewer)
         self.predict = PredictWidget()
+        self.area = _Area()
         self.session = PredictionSession(self._viewer)
         self._report: ShapeReport | None = None
         self._scale = ScaleChoice()
@@ -97,10 +128,12 @@ class UnetariDock(QScrollArea):
             inside.addWidget(part)
             column.addWidget(box)
         column.addStretch(1)
-        self.setWidget(panel)
-        self.setWidgetResizable(True)
-        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self.setMinimumWidth(350)
+        self.area.setWidget(panel)
+        whole = QVBoxLayout(self)
+        whole.setContentsMargins(0, 0, 0, 0)
+        whole.addWidget(self.area, stretch=1)
+        self.predict.controls.setContentsMargins(12, 4, 12, 6)
+        whole.addWidget(self.predict.controls)
 
     def _connect(self) -> None:
         self.model.current_image = self.image.value
@@ -174,13 +207,14 @@ class UnetariDock(QScrollArea):
         An image that does not fit may leave nothing but another network; padding
         makes up for the number of blocks.
         """
+        fixes = [_shorten(fix) for fix in report.fixes]
         if self.model.page == BUILD:
-            return list(report.fixes)
-        return [self._honest(fix) for fix in report.fixes if fix.kind != "n_blocks"]
+            return fixes
+        return [self._honest(fix) for fix in fixes if fix.kind != "n_blocks"]
 
     def _honest(self, fix: Fix) -> Fix:
         if fix.kind == "in_channels":
-            return replace(fix, text=fix.text.replace("a network", "an untrained network"))
+            return replace(fix, text=fix.text.replace("a ", "an untrained ", 1))
         if fix.kind == "slice_by_slice" and not self._sibling():
             return replace(fix, text="Build an untrained 2D network")
         return fix
@@ -261,7 +295,6 @@ class UnetariDock(QScrollArea):
         )
         self._predicted = choice.file_sha256
         self.predict.set_running(True)
-        self.ensureWidgetVisible(self.predict.status)
         self.session.start(layer, request)
 
     def _on_begun(self, step: Begun) -> None:
@@ -312,6 +345,13 @@ class UnetariDock(QScrollArea):
 
     def _shut_down(self) -> None:
         self.session.cancel()
+
+
+def _shorten(fix: Fix) -> Fix:
+    """Word a fix so that a button of a narrow panel has room for it."""
+    if fix.kind == "in_channels":
+        return replace(fix, text=f"Build a {fix.value}-channel network")
+    return fix
 
 
 def _brief(problem: str, section: str) -> str:

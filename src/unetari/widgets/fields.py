@@ -12,6 +12,7 @@ from qtpy.QtGui import QIntValidator
 from qtpy.QtWidgets import QComboBox, QLabel, QSizePolicy, QWidget
 
 _MIN_WIDTH = 60
+_POPUP_MARGIN = 24  # the scroll bar of a long list
 _LABEL = "magicgui.QLabel"  # the name that magicgui gives to each of its labels
 
 
@@ -38,6 +39,7 @@ def choice(
     field.native.setSizeAdjustPolicy(
         QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon
     )
+    _widen_popup(field)
     _tame(field)
     return field
 
@@ -52,6 +54,13 @@ def offer(field: ComboBox, choices: Mapping[Any, str]) -> None:
         field.choices = lambda _: _pairs(choices)
         if value in choices:
             field.value = value
+    _widen_popup(field)
+
+
+def _widen_popup(field: ComboBox) -> None:
+    """Show the texts in full where one chooses among them; the field itself may cut them."""
+    view = field.native.view()
+    view.setMinimumWidth(view.sizeHintForColumn(0) + _POPUP_MARGIN)
 
 
 def integer(

@@ -53,9 +53,9 @@ class ImageWidget(QWidget):
             tooltip="One letter per axis: T time, C channels, Z Y X space, "
             "S the samples of an RGB image"
         )
-        self._guess = PushButton(text="Guess")
+        self._guess = PushButton(text="Guess", tooltip="Return to the axes as guessed")
         self.axes_reason = Message()
-        self.channels = choice({ALL: ALL}, label="Channels")
+        self.channels = choice({ALL: ALL}, label="Channels", tooltip="What the network sees")
         self.report = ReportView()
         self._lay_out()
         self.layers.layer_changed.connect(self._on_layer)

@@ -13,6 +13,7 @@ from unetari.widgets.fields import choice, offer
 if TYPE_CHECKING:
     from napari.components import ViewerModel
 
+_HELP = "The image that is segmented"
 _EVENTS = ("inserted", "removed", "reordered", "renamed")
 
 
@@ -32,7 +33,7 @@ class LayerChoice(QObject):
 
     def __init__(self, viewer: ViewerModel, parent: QObject | None = None) -> None:
         super().__init__(parent)
-        self.field = choice({}, label="Layer")
+        self.field = choice({}, label="Layer", tooltip=_HELP)
         self._layers = viewer.layers
         self._chosen: Image | None = None
         for name in _EVENTS:
@@ -56,6 +57,8 @@ class LayerChoice(QObject):
         self._on_chosen()
 
     def _on_chosen(self) -> None:
+        name = self.field.native.currentText()
+        self.field.tooltip = name or _HELP  # the field cuts a long one
         if self.field.value is not self._chosen:
             self._chosen = self.field.value
             self.layer_changed.emit()

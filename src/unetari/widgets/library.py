@@ -91,6 +91,7 @@ class LibraryPage(QWidget):
         self.search.setClearButtonEnabled(True)
         self.search.setAccessibleName("Search models")
         self.search.installEventFilter(self)
+        self.rename_button.setToolTip("Give a kept model another name")
         self.remove_button.setToolTip("Delete the library's copy; your own file stays")
         self.locate_button.setToolTip("Say where the file is now")
         row = QHBoxLayout()

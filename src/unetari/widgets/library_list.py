@@ -124,7 +124,7 @@ def _make_item(model: Listed, picture: bytes) -> QListWidgetItem:
 
 def second_line(model: Listed) -> str:
     """Return what stands below the name."""
-    return f"File not found: {model.source}" if model.is_missing else model.summary
+    return "File not found" if model.is_missing else model.summary
 
 
 class _RowDelegate(QStyledItemDelegate):
@@ -177,12 +177,21 @@ def _paint_words(painter: QPainter, area: QRect, model: Listed, ink: QColor) -> 
     width = painter.fontMetrics().horizontalAdvance(badge) + 2 * _MARGIN
     painter.drawText(upper, Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter, badge)
     if model.is_missing:
-        painter.setPen(QColor(State.PROBLEM.color))
+        lower = _paint_problem(painter, lower, ink)
     _paint_line(painter, lower, second_line(model))
     font.setBold(True)
     painter.setFont(font)
     painter.setPen(ink)
     _paint_line(painter, upper.adjusted(0, 0, -width, 0), model.name)
+
+
+def _paint_problem(painter: QPainter, area: QRect, ink: QColor) -> QRect:
+    """Paint the sign of a problem, and return where the text goes, which is as easy to read."""
+    symbol = State.PROBLEM.symbol
+    painter.setPen(QColor(State.PROBLEM.color))
+    painter.drawText(area, Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter, symbol)
+    painter.setPen(ink)
+    return area.adjusted(painter.fontMetrics().horizontalAdvance(symbol) + _MARGIN, 0, 0, 0)
 
 
 def _paint_line(painter: QPainter, area: QRect, text: str) -> None:

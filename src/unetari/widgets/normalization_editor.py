@@ -42,7 +42,12 @@ class NormalizationEditor(Container[Widget]):
             "percentile": _limits(0, 100, values=(1, 99.8), step=0.1),
             "range": _limits(-largest, largest, values=(0, 255), step=1),
         }
-        self.scope = choice(SCOPES, label="Statistics of")
+        scopes = {scope: text.removeprefix("the ") for scope, text in SCOPES.items()}
+        self.scope = choice(
+            scopes,
+            label="Statistics of",
+            tooltip="Where extremes, moments and percentiles come from",
+        )
         self._reason = Message(state=State.PROBLEM)
         self._problem = ""
         self._shown = Normalization()

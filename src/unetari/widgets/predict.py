@@ -15,9 +15,9 @@ from unetari.widgets.messages import Message, State
 _REGIONS = {
     "whole": "whole image",
     "slice": "current slice",
-    "visible": "visible part of the slice",
+    "visible": "visible part",
 }
-_PRECISIONS = {"float32": "exact (float32)", "auto": "fast, where labels stay the same"}
+_PRECISIONS = {"float32": "exact (float32)", "auto": "fast (checked)"}
 _LARGEST_TILE = 16384
 
 
@@ -36,8 +36,14 @@ class PredictWidget(QWidget):
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self.region_field = choice(_REGIONS, label="Region")
-        self.device_field = choice({"auto": "automatic", "cpu": "CPU"}, label="Device")
+        self.region_field = choice(
+            _REGIONS,
+            label="Region",
+            tooltip="All of the image, the slice that is shown, or what of that slice is in view",
+        )
+        self.device_field = choice(
+            {"auto": "automatic", "cpu": "CPU"}, label="Device", tooltip="Where the network runs"
+        )
         self.precision_field = choice(
             _PRECISIONS,
             label="Precision",
@@ -46,25 +52,29 @@ class PredictWidget(QWidget):
         )
         self.auto_tile = CheckBox(
             value=True,
-            text="automatic",
+            text="auto",
             tooltip="As large as memory allows. The result does not depend on it.",
         )
         self.tile_field = integer(1, _LARGEST_TILE, 512, tooltip="Pixels along each axis")
         self.frozen_box = CheckBox(
-            text="same statistics in all tiles",
+            text="the same in all tiles",
             tooltip="Instance or group normalization takes its statistics from samples of the "
             "image instead of from each tile, so that tiles leave no trace",
         )
-        self.offer_frozen_norm(False)
         self.scores_box = CheckBox(
             text="probabilities",
             tooltip="A further image layer with the probability of every class",
         )
-        self.predict_button = PushButton(text="Predict")
-        self.cancel_button = PushButton(text="Cancel")
+        self.predict_button = PushButton(
+            text="Predict", tooltip="Segment the image; the result is a new layer"
+        )
+        self.cancel_button = PushButton(text="Cancel", tooltip="Stop; finished tiles stay")
         self.bar = QProgressBar()
         self.status = Message()
         self.warnings = Message()
+        self.controls = QWidget(self)
+        """Buttons, progress and outcome, for the owner to put where they are always seen."""
+        self._frozen_row = row([self.frozen_box], label="Statistics")
         self._lay_out()
         self._connect()
         self.set_running(False)
@@ -73,14 +83,19 @@ class PredictWidget(QWidget):
         tile = row([self.auto_tile, self.tile_field], label="Tile size (px)")
         result = row([plain("labels"), self.scores_box], label="Result")
         where = [self.region_field, self.device_field, self.precision_field]
-        fields = form([*where, tile, self.frozen_box, result])
+        fields = form([*where, tile, self._frozen_row, result])
         buttons = row([self.predict_button, self.cancel_button])
         buttons.native.layout().setStretch(0, 2)
         buttons.native.layout().setStretch(1, 1)
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
-        for widget in (fields.native, buttons.native, self.bar, self.status, self.warnings):
-            column.addWidget(widget)
+        column.addWidget(fields.native)
+        column.addWidget(self.controls)
+        below = QVBoxLayout(self.controls)
+        below.setContentsMargins(0, 0, 0, 0)
+        for widget in (buttons.native, self.bar, self.status, self.warnings):
+            below.addWidget(widget)
+        self.offer_frozen_norm(False)
 
     def _connect(self) -> None:
         self.auto_tile.changed.connect(self._show_tile_field)
@@ -133,7 +148,7 @@ class PredictWidget(QWidget):
     def offer_frozen_norm(self, offered: bool) -> None:
         """Offer the same statistics for all tiles, or not: batch normalization has its own."""
         self._offers_frozen_norm = offered  # `visible` is false in a panel that is not shown
-        self.frozen_box.visible = offered
+        self._frozen_row.visible = offered
 
     def set_problem(self, problem: str, state: State = State.NOTE) -> None:
         """Enable Predict, or say why it cannot work."""
@@ -141,6 +156,7 @@ class PredictWidget(QWidget):
             return
         self.predict_button.enabled = not problem
         self.status.show_text(problem, state)
+        self.warnings.show_text("")  # of a run with what was chosen before
 
     @property
     def is_running(self) -> bool:

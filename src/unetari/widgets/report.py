@@ -10,7 +10,7 @@ from qtpy.QtWidgets import QHBoxLayout, QPushButton, QSizePolicy, QVBoxLayout, Q
 from unetari.core.shapes import Fix, ShapeReport
 from unetari.widgets.messages import Message, State
 
-_SHORT = 22  # letters, in half the width of a narrow panel
+_SHORT = 16  # letters, in half the width of a narrow panel
 _MOST_CHANNELS = 3
 """More single channels than this are left to the channel field."""
 
@@ -113,4 +113,4 @@ def choose_fixes(fixes: Sequence[Fix]) -> list[Fix]:
 
 def button_text(fix: Fix) -> str:
     """Return what fits on a button: the request without its reason."""
-    return fix.text.partition(":")[0].partition(" (")[0]
+    return fix.text.partition(":")[0].partition(" (")[0].removesuffix(" only")
