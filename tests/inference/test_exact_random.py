@@ -158,4 +158,4 @@ def test_a_few(check: Check, dim: int, n_blocks: int) -> None:
 @pytest.mark.parametrize("check", [check_predict, check_float64, check_bits])
 @pytest.mark.parametrize(("dim", "n_blocks"), DEPTHS)
 def test_many(check: Check, dim: int, n_blocks: int) -> None:
-    explore(check, dim, n_blocks, examples=100, most_voxels=2_000_000)
+    explore(check, dim, n_blocks, examples=60, most_voxels=1_000_000)
