@@ -2,11 +2,75 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
 
-from qtpy.QtCore import QObject, QTimer, Signal
-from superqt.utils import create_worker
+from qtpy.QtCore import QCoreApplication, QObject, QTimer, Signal
+
+
+def is_process_ending() -> bool:
+    """Return whether the program is over, and only waits for its threads."""
+    return not threading.main_thread().is_alive()
+
+
+class Thread(QObject):
+    """A function in a thread of its own, which never outlives Qt.
+
+    Python waits for its own threads before it takes anything apart. The threads of Qt's pool go
+    on while the process ends, and their first signal of an object that is gone aborts it.
+
+    Parameters
+    ----------
+    function : callable
+        Runs in the thread. If it takes long, it must end soon after `stop`, and when
+        `is_process_ending`.
+    stop : callable
+        Called in the GUI thread when the application quits, which then waits for the function.
+    """
+
+    ended = Signal(object)
+    """What the function returned, once no thread holds anything of it any more."""
+    _returned = Signal()
+
+    # Keeps threads alive whose owner is gone, until they have ended.
+    _alive: ClassVar[set[Thread]] = set()
+
+    def __init__(
+        self, function: Callable[[], object], stop: Callable[[], None] = lambda: None
+    ) -> None:
+        super().__init__()
+        self._function = function
+        self._stop = stop
+        self._value: object = None
+        self._thread = threading.Thread(target=self._work, name="unetari")
+        self._returned.connect(self._end)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._alive.add(self)
+        application = QCoreApplication.instance()
+        if application is not None:
+            application.aboutToQuit.connect(self._wait)
+        self._thread.start()
+
+    def _work(self) -> None:
+        try:
+            self._value = self._function()
+        finally:
+            self._returned.emit()
+
+    def _end(self) -> None:
+        # Else the thread could hold the last reference, and delete this object in its own hands.
+        self._thread.join()
+        self._alive.discard(self)
+        self.ended.emit(self._value)
+
+    def _wait(self) -> None:
+        self._stop()
+        self._thread.join()
 
 
 @dataclass(frozen=True)
@@ -17,8 +81,7 @@ class _Outcome:
 
 
 def _attempt(ticket: int, function: Callable[[], object]) -> _Outcome:
-    # Whatever goes wrong travels as a value: a worker's own error path loses
-    # some exceptions, and shows the others without context.
+    # Whatever goes wrong travels as a value: it is shown in the GUI thread.
     try:
         return _Outcome(ticket, value=function())
     except Exception as error:  # noqa: BLE001 (handed to `failed`)
@@ -42,9 +105,9 @@ class Background(QObject):
         """Run a function; the outcome of an earlier one is no longer reported."""
         self._ticket += 1
         self.is_running = True
-        worker = create_worker(_attempt, self._ticket, function)
-        worker.returned.connect(self._receive)
-        worker.start()
+        thread = Thread(partial(_attempt, self._ticket, function))
+        thread.ended.connect(self._receive)
+        thread.start()
 
     def forget(self) -> None:
         """Report nothing of what still runs."""

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from qtpy.QtCore import QObject, Signal
 
 from unetari.core.source import ImageSource
+from unetari.widgets.background import Thread, is_process_ending
 
 if TYPE_CHECKING:
     from unetari.inference.engine import TileResult
@@ -166,8 +167,9 @@ class PredictionRun(QObject):
         self._worker = create_worker(predict_in_background, self._steps)
         self._worker.yielded.connect(self._relay)
         self._worker.returned.connect(self._keep)
-        self._worker.aborted.connect(self._close)
-        self._worker.finished.connect(self._finish)
+        # Not in the pool of `start`: see Thread.
+        self._thread = Thread(self._work, self.cancel)
+        self._thread.ended.connect(self._finish)
 
     @classmethod
     def running(cls) -> tuple[PredictionRun, ...]:
@@ -177,7 +179,7 @@ class PredictionRun(QObject):
     def start(self) -> None:
         """Start the thread."""
         self._alive.add(self)
-        self._worker.start()
+        self._thread.start()
 
     def cancel(self) -> None:
         """Ask the run to stop; it does so within one layer of the network."""
@@ -185,17 +187,18 @@ class PredictionRun(QObject):
 
     def _should_stop(self) -> bool:
         # napari asks the worker itself to quit when its window closes.
-        return self._stop.is_set() or self._worker.abort_requested
+        return self._stop.is_set() or self._worker.abort_requested or is_process_ending()
+
+    def _work(self) -> None:
+        self._worker.run()
+        # A worker that quits leaves its generator suspended, with all it holds.
+        self._steps.close()
 
     def _relay(self, step: Begun | Advanced) -> None:
         (self.begun if isinstance(step, Begun) else self.advanced).emit(step)
 
     def _keep(self, outcome: Ended) -> None:
         self._outcome = outcome
-
-    def _close(self) -> None:
-        # A worker that quits leaves its generator suspended, with all it holds.
-        self._steps.close()
 
     def _finish(self) -> None:
         self._alive.discard(self)
