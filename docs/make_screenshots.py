@@ -32,6 +32,8 @@ from unetari.widgets.trust import TrustDialog
 
 SIZE = (1280, 860)
 PANEL_WIDTH = 400
+USER_FOLDER = "/home/ada/models"
+"""What pictures show in place of the temporary folder."""
 MOST_BYTES = 250_000
 """Larger pictures are reduced to 256 colours."""
 
@@ -157,7 +159,7 @@ def show_dialogs(studio: Studio) -> None:
     studio.take("export", form)
     form.reject()
     digest = hashlib.sha256(b"an example").hexdigest()
-    example = "/home/ada/models/network.ts"
+    example = f"{USER_FOLDER}/network.ts"
     question = TrustDialog(UntrustedModelError(example, 7_431_190, digest, REASON), studio.dock)
     question.open()
     studio.take("trust", question)
@@ -168,7 +170,9 @@ def show_library(studio: Studio, folder: Path) -> None:
     """Show a kept model, a recent file and one that is gone."""
     library, model = Library.default(), load_model("nuclei-3d")
     card = {"authors": ("A. Author",), "tags": ("embryo",), "name": "embryos"}
-    keep_model(save_model(model.replace(**card), folder / "embryos.safetensors"))
+    kept = keep_model(save_model(model.replace(**card), folder / "embryos.safetensors"))
+    entry = next(library.folder.rglob(f"{kept.sha256}.json"))
+    entry.write_text(entry.read_text().replace(str(folder), USER_FOLDER))
     for name in ("trial 7", "trial 8"):
         path = save_model(model.replace(name=name), folder / f"{name}.safetensors")
         remember(open_file(path, {}), library)
@@ -235,6 +239,8 @@ def show_problem(studio: Studio) -> None:
     pause(100)
     studio.viewer.add_image(color, rgb=True, name="stained cells")
     studio.choose_model("nuclei-2d")
+    pause(500)  # the panel takes its height
+    studio.dock.area.ensureWidgetVisible(studio.dock.image.report.buttons[-1])
     studio.take("problem")
 
 

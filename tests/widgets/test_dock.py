@@ -185,6 +185,10 @@ def test_too_many_channels_are_fixed_by_a_click(
     assert dock.image.value().channel == 1
     predict(qtbot, dock)
     dock.image.set_channel(None)
+    places, messages = dock.image.report.layout(), dock.image.report.messages
+    rows = [places.itemAt(at).widget() for at in range(places.count())]
+    # The problem, four rows of fixes, the notes, and nothing of the reports before.
+    assert [rows.index(message) for message in messages] == [0, *range(5, len(rows))]
     click(dock, "Build an untrained 3-channel network")
     assert dock.model.page == "Build"
     assert dock.model.value().spec.config.in_channels == 3

@@ -7,7 +7,7 @@ import threading
 import pytest
 from pytestqt.qtbot import QtBot
 from qtpy.QtCore import QPoint, QPointF, Qt
-from qtpy.QtGui import QWheelEvent
+from qtpy.QtGui import QImage, QWheelEvent
 from qtpy.QtWidgets import QApplication
 
 from unetari.core.shapes import Fix
@@ -114,6 +114,25 @@ def test_a_message_hides_while_it_is_empty(qtbot: QtBot) -> None:
     assert not message.isHidden()
     message.show_text("")
     assert message.isHidden()
+
+
+@pytest.mark.parametrize("state", State)
+@pytest.mark.parametrize("height", [24, 90])
+def test_the_sign_stands_beside_the_first_line(qtbot: QtBot, state: State, height: int) -> None:
+    message = Message("HHH", state)
+    qtbot.addWidget(message)
+    message.setStyleSheet("background: white; color: black;")
+    message.resize(200, height)
+    message.show()
+    picture = message.grab().toImage()
+    sign = _inked_rows(picture, range(16))
+    letters = _inked_rows(picture, range(20, 80))
+    assert abs(sum(sign) / len(sign) - sum(letters) / len(letters)) <= 2
+
+
+def _inked_rows(picture: QImage, columns: range) -> list[int]:
+    rows = range(picture.height())
+    return [y for y in rows if any(picture.pixelColor(x, y).lightness() < 200 for x in columns)]
 
 
 def test_the_time_left_is_shown(qtbot: QtBot) -> None:

@@ -46,8 +46,8 @@ CHOICE_NAMES: dict[Any, str] = {
     "same": "same size",
     "valid": "valid",
     "transposed": "transposed",
-    "conv-act-norm": "activation first",
-    "conv-norm-act": "normalization first",
+    "conv-act-norm": "act → norm",
+    "conv-norm-act": "norm → act",
 }
 """Text of the choices that need one."""
 

@@ -34,6 +34,7 @@ class LayerChoice(QObject):
     def __init__(self, viewer: ViewerModel, parent: QObject | None = None) -> None:
         super().__init__(parent)
         self.field = choice({}, label="Layer", tooltip=_HELP)
+        self.field.native.setPlaceholderText("no image open")
         self._layers = viewer.layers
         self._chosen: Image | None = None
         for name in _EVENTS:

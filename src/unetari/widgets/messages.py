@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from enum import Enum
 
-from qtpy.QtCore import QSize, Qt
+from qtpy.QtCore import QPointF, QSize, Qt
+from qtpy.QtGui import QColor, QFont, QFontMetricsF, QPainter, QPaintEvent
 from qtpy.QtWidgets import (
     QAbstractSpinBox,
     QComboBox,
@@ -14,6 +15,9 @@ from qtpy.QtWidgets import (
     QSizePolicy,
     QWidget,
 )
+
+_SYMBOL_WIDTH = 16
+_WIDE = 1 << 20  # pixels; no line breaks within
 
 
 class State(Enum):
@@ -51,9 +55,48 @@ class TextLabel(QLabel):
         self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
         self.setText(text)
 
+    @property
+    def first_line(self) -> float:
+        """Height of the middle of the first line, from the top."""
+        # Qt does not tell what it puts above the text, which depends on the style sheet.
+        unwrapped = self.heightForWidth(_WIDE)
+        more = self.text().count("\n") * self.fontMetrics().lineSpacing()
+        return (unwrapped - more) / 2
+
     def minimumSizeHint(self) -> QSize:  # noqa: N802 (Qt's name)
         """Ask for one line; the layout adds what the actual width needs."""
         return QSize(0, self.fontMetrics().height())
+
+
+class _Symbol(QWidget):
+    """The sign of a state, in the middle of the first line of the text beside it.
+
+    The signs come from other fonts than the text, each with heights of its own: what is
+    drawn is centred, not the letter.
+    """
+
+    def __init__(self, text: TextLabel) -> None:
+        super().__init__()
+        self._text = text
+        self._state = State.NOTE
+        self.setFixedWidth(_SYMBOL_WIDTH)
+
+    def show_state(self, state: State) -> None:
+        """Show the sign of a state."""
+        self._state = state
+        self.update()
+
+    def paintEvent(self, event: QPaintEvent | None) -> None:  # noqa: ARG002, N802 (Qt's name)
+        """Draw the sign."""
+        font = QFont(self._text.font())
+        font.setBold(True)
+        painter = QPainter(self)
+        painter.setFont(font)
+        painter.setPen(QColor(self._state.color))
+        drawn = QFontMetricsF(font).tightBoundingRect(self._state.symbol)
+        middle = QPointF(self.width() / 2, self._text.first_line)
+        painter.drawText(middle - drawn.center(), self._state.symbol)
+        painter.end()
 
 
 class Message(QFrame):
@@ -63,15 +106,12 @@ class Message(QFrame):
         self, text: str = "", state: State = State.NOTE, parent: QWidget | None = None
     ) -> None:
         super().__init__(parent)
-        self._symbol = QLabel()
-        # The glyphs come from fonts with taller lines than the text.
-        self._symbol.setFixedSize(16, 18)
-        self._symbol.setAlignment(Qt.AlignmentFlag.AlignCenter)
         self._text = TextLabel()
+        self._symbol = _Symbol(self._text)
         row = QHBoxLayout(self)
         row.setContentsMargins(0, 0, 0, 0)
         row.setSpacing(4)
-        row.addWidget(self._symbol, alignment=Qt.AlignmentFlag.AlignTop)
+        row.addWidget(self._symbol)
         row.addWidget(self._text, stretch=1)
         self.state = state
         self.show_text(text, state)
@@ -85,8 +125,7 @@ class Message(QFrame):
         """Show a sentence; an empty one hides the message."""
         self.state = state
         self._text.setText(text)
-        self._symbol.setText(state.symbol)
-        self._symbol.setStyleSheet(f"color: {state.color}; font-weight: bold;")
+        self._symbol.show_state(state)
         self.setVisible(bool(text))
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from unetari.errors import printable
 from unetari.model.notes import Assumed, Detail
 from unetari.widgets.messages import State
 from unetari.widgets.model_file import ASSUMPTIONS, NAMES, OPTION_TITLES
@@ -13,8 +14,7 @@ from unetari.widgets.model_file import ASSUMPTIONS, NAMES, OPTION_TITLES
 if TYPE_CHECKING:
     from unetari.model.keep import Opened
 
-_READY = "Ready."
-_MEASURED = "Ready. What was measured of it is in the model card."
+_MEASURED = "What was measured of it is in the model card."
 
 
 def sum_up(opened: Opened, where: str = ASSUMPTIONS) -> tuple[str, State]:
@@ -27,7 +27,9 @@ def sum_up(opened: Opened, where: str = ASSUMPTIONS) -> tuple[str, State]:
     sentences = [*opened.remarks, *urgent, *_say_assumed(list_assumed(opened), where)]
     if sentences:
         return " ".join(sentences), State.NOTE
-    return (_MEASURED if notes else _READY), State.GOOD
+    name = printable(opened.model.spec.name)
+    ready = f"Ready: {name}." if name else "Ready."
+    return (f"{ready} {_MEASURED}" if notes else ready), State.GOOD
 
 
 def list_assumed(opened: Opened) -> list[Assumed]:

@@ -40,7 +40,7 @@ class ReportView(QWidget):
     def show_report(
         self, report: ShapeReport, fixes: Sequence[Fix], notes: Sequence[str] = ()
     ) -> None:
-        """Show a report.
+        """Show a report; what solves a problem stands right below it.
 
         Parameters
         ----------
@@ -51,25 +51,34 @@ class ReportView(QWidget):
         notes : sequence of str
             More notes, which do not block.
         """
-        self.show_sentences(
-            [(text, State.PROBLEM) for text in report.problems]
-            + [(text, State.GOOD) for text in report.facts]
-            + [(text, State.NOTE) for text in (*report.notes, *notes)]
-        )
+        rest = [(text, State.GOOD) for text in report.facts]
+        rest += [(text, State.NOTE) for text in (*report.notes, *notes)]
+        self.show_sentences([(text, State.PROBLEM) for text in report.problems])
+        if not report.problems:
+            self._add_messages(rest)
         for fix in choose_fixes(fixes):
             self._add_button(fix)
+        if report.problems:
+            self._add_messages(rest)
 
     def show_sentences(self, sentences: Sequence[tuple[str, State]]) -> None:
         """Show sentences without fixes, in place of a report."""
+        while (item := self._column.takeAt(0)) is not None:
+            row = item.layout()
+            if row is not None:
+                row.deleteLater()
         for widget in (*self.messages, *self.buttons):
-            self._column.removeWidget(widget)
             widget.hide()
             widget.deleteLater()
-        self.messages = [Message(text, state) for text, state in sentences]
-        self.buttons = []
+        self.messages, self.buttons = [], []
         self._fixes = []
         self._half_row = None
-        for message in self.messages:
+        self._add_messages(sentences)
+
+    def _add_messages(self, sentences: Sequence[tuple[str, State]]) -> None:
+        for text, state in sentences:
+            message = Message(text, state)
+            self.messages.append(message)
             self._column.addWidget(message)
 
     def _add_button(self, fix: Fix) -> None:
