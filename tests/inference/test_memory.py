@@ -22,7 +22,7 @@ from unetari.core.sizes import Reach, valid_output_size
 from unetari.core.tiles import plan_tiles
 from unetari.inference.job import prepare
 from unetari.inference.lean import LeanUNet
-from unetari.inference.memory import choose_tile_shape, count_live, peak_bytes, shrink
+from unetari.inference.memory import Tiling, choose_tiling, count_live, peak_bytes, shrink
 from unetari.model.checkpoint import Model
 from unetari.model.unet import UNet
 
@@ -35,39 +35,55 @@ GIB = 2**30
     ("config", "shape"),
     [(UNetConfig(), (9000, 7000)), (UNetConfig(dim=3, n_blocks=3), (300, 900, 900))],
 )
-def test_planned_tiles_stay_within_half_of_free_memory(
+def test_planned_tiles_stay_within_the_budget(
     config: UNetConfig, shape: tuple[int, ...], free: int, on_cpu: bool
 ) -> None:
-    tile = choose_tile_shape(shape, config, free=free, on_cpu=on_cpu)
-    plan = plan_tiles(shape, config, tile_shape=tile)
+    tiling = choose_tiling(shape, config, budget=free, on_cpu=on_cpu)
+    plan = plan_tiles(shape, config, tile_shape=tiling.tile_shape)
     smallest = Reach.of(config).smallest_tile
-    fits = peak_bytes(plan, config) <= free / 2
+    fits = peak_bytes(plan, config, tiling.strip) <= free
     assert fits or plan.tile_shape == (smallest,) * config.dim
 
 
 def test_plenty_of_memory_takes_the_whole_image() -> None:
-    tile = choose_tile_shape((512, 700), UNetConfig(), free=80 * GIB, on_cpu=False)
-    assert len(plan_tiles((512, 700), UNetConfig(), tile_shape=tile)) == 1
+    tiling = choose_tiling((512, 700), UNetConfig(), budget=80 * GIB, on_cpu=False)
+    assert tiling == Tiling((512, 704), 512)
 
 
-def test_shrinking_ends_at_the_smallest_tile() -> None:
+@pytest.mark.parametrize("in_strips", [True, False])
+def test_shrinking_ends_at_the_smallest_tile(in_strips: bool) -> None:
     config = UNetConfig(dim=3)
-    tile: tuple[int, ...] = (500, 300, 90)
-    steps = 0
-    while (smaller := shrink(tile, config)) is not None:
-        assert prod(smaller) < prod(tile)
-        plan_tiles((999, 999, 999), config, tile_shape=[max(s, 104) for s in smaller])
-        tile, steps = smaller, steps + 1
-    assert max(tile) <= Reach.of(config).smallest_tile
+    tiling, steps = Tiling((500, 300, 120), 500), 0
+    while (smaller := shrink(tiling, config, in_strips=in_strips)) is not None:
+        assert prod(smaller.tile_shape) * smaller.strip < prod(tiling.tile_shape) * tiling.strip
+        plan_tiles((999, 999, 999), config, tile_shape=smaller.tile_shape)
+        tiling, steps = smaller, steps + 1
+    assert max(tiling.tile_shape) <= Reach.of(config).smallest_tile
+    assert tiling.strip == (8 if in_strips else tiling.tile_shape[0])
     assert steps < 30
 
 
-@pytest.mark.parametrize("conv_mode", ["same", "valid"])
-def test_tiles_on_a_cpu_write_much_of_what_they_read(conv_mode: str) -> None:
-    config = UNetConfig(dim=3, n_blocks=4, conv_mode=conv_mode, start_filters=8)
-    tile = choose_tile_shape((300, 300, 300), config, free=64 * GIB, on_cpu=True)
-    plan = plan_tiles((300, 300, 300), config, tile_shape=tile)
-    assert min(span.size for span in plan[0].inner) >= 96
+def test_a_cpu_gets_thin_strips_of_full_width() -> None:
+    config = UNetConfig()
+    tiling = choose_tiling((4000, 6000), config, budget=64 * GIB, on_cpu=True)
+    assert tiling == Tiling((4000, 6000), 24)
+    volume = UNetConfig(dim=3, n_blocks=3, start_filters=16)
+    tiling = choose_tiling((300, 512, 512), volume, budget=64 * GIB, on_cpu=True)
+    assert tiling == Tiling((300, 512, 512), 4)
+
+
+def test_a_small_budget_narrows_the_tiles() -> None:
+    config = UNetConfig()
+    tiling = choose_tiling((4000, 60000), config, budget=GIB // 8, on_cpu=True)
+    assert tiling.strip == 8
+    assert tiling.tile_shape[0] == 4000
+    assert tiling.tile_shape[1] < 30000
+
+
+def test_networks_that_see_everything_get_tiles() -> None:
+    config = UNetConfig(normalization="instance", start_filters=8)
+    tiling = choose_tiling((4000, 4000), config, budget=64 * GIB, on_cpu=True)
+    assert tiling.strip == tiling.tile_shape[0] < 1000
 
 
 class LiveMemory(TorchDispatchMode):
@@ -125,14 +141,19 @@ def test_what_is_alive_is_counted(data: st.DataObject) -> None:
         output = valid_output_size(size, config, axis)
         start = data.draw(st.integers(0, output - 1))
         part.append(slice(start, data.draw(st.integers(start + 1, output))))
+    whole = not config.tiles_exactly or data.draw(st.booleans())
+    strip = sizes[0] if whole else data.draw(st.integers(1, sizes[0]))
     with torch.device("meta"):  # sizes without values
         network = LeanUNet(UNet(config).eval())
         image = torch.empty(1, 1, *sizes)
+        strips = image.split(strip, dim=2)
     with torch.inference_mode(), LiveMemory() as memory:
-        network(image, part)
+        stream = network.stream(sizes, part)
+        for rows in strips:
+            stream.push(rows)
     scores = config.out_channels * prod(cut.stop - cut.start for cut in part)
-    assert memory.peak / 4 <= count_live(config, sizes, part) + scores
-    assert count_live(config, sizes, part) <= memory.peak / 4
+    counted, _ = count_live(config, sizes, part, strip)
+    assert counted <= memory.peak / 4 <= counted + scores
 
 
 def test_a_job_says_what_it_takes() -> None:
@@ -141,6 +162,6 @@ def test_a_job_says_what_it_takes() -> None:
     assert job.n_tiles == 16
     assert 50 * 2**20 < job.peak_bytes < 200 * 2**20
     text = job.describe()
-    assert text.startswith("16 tiles of 576 x 576 voxels on cpu, about ")
-    assert text.endswith(" MiB of memory at a time.")
+    assert text.startswith("16 tiles of 576 x 576 voxels in strips of 456 rows on cpu, about ")
+    assert text.endswith(" MiB of memory.")
     assert job.record().peak_bytes == job.peak_bytes

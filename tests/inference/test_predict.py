@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from itertools import count
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -222,12 +221,14 @@ def test_cancel_between_layers_keeps_finished_tiles(make_model: MakeModel) -> No
 
 
 def fail_above(voxels: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    forward = runner.Runner._forward
+    push = runner.Runner.push
 
-    def limited(self: runner.Runner, block: Any, part: Any, decide: Any) -> Any:
-        return None if block[0].size > voxels else forward(self, block, part, decide)
+    def limited(self: runner.Runner, block: Any, rows: Any, decide: Any) -> Any:
+        if rows[0].size > voxels:
+            raise OutOfMemoryError("full.")
+        return push(self, block, rows, decide)
 
-    monkeypatch.setattr(runner.Runner, "_forward", limited)
+    monkeypatch.setattr(runner.Runner, "push", limited)
 
 
 def test_out_of_memory_shrinks_the_tile(
@@ -242,7 +243,9 @@ def test_out_of_memory_shrinks_the_tile(
     for result in run(job):
         written[result.where] += 1
     assert (written == 1).all()
-    assert prod(collect(job).record.tile_shape) <= 90 * 90 < prod(job.plan.tile_shape)
+    record = collect(job).record
+    assert record.strip is not None
+    assert record.strip * record.tile_shape[1] <= 90 * 90 < job.strip * job.plan.tile_shape[1]
     np.testing.assert_allclose(scores(image, model), expected, atol=1e-5)
 
 
@@ -299,25 +302,40 @@ def test_errors_come_before_the_first_tile(make_model: MakeModel) -> None:
         predict_tiles(noise(150, 170), make_model(), tile_shape=(8, 8))
 
 
-@pytest.mark.parametrize("frozen", [False, True])
-def test_out_of_memory_at_any_tile(
-    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch, frozen: bool
+@pytest.mark.parametrize("options", [{}, {"frozen_norm": True}, {"scale": (1.3, 0.8)}])
+@pytest.mark.parametrize("tile_shape", [(50, 70), None])
+def test_out_of_memory_at_any_time(
+    make_model: MakeModel,
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, Any],
+    tile_shape: tuple[int, int] | None,
 ) -> None:
-    model = make_model(n_blocks=2, start_filters=2, normalization="group2" if frozen else "batch")
+    """It is injected at every strip; what is done stays, and the rest is done once."""
+    normalization = "group2" if "frozen_norm" in options else "batch"
+    model = make_model(n_blocks=2, start_filters=2, normalization=normalization)
     image = noise(70, 150)
-    options: dict[str, Any] = {"tile_shape": (50, 70), "frozen_norm": frozen, "device": "cpu"}
-    expected = predict(image, model, **options)
-    forward = runner.Runner._forward
+    monkeypatch.setattr("unetari.inference.memory._CPU_STRIP", 8 * 150 * 2)
+    plan = {"tile_shape": tile_shape, "device": "cpu", **options}
+    expected = predict(image, model, **plan)
+    push = runner.Runner.push
     calls = {"now": 0, "failing": 0}
 
     def failing(self: runner.Runner, *arguments: Any) -> Any:
         calls["now"] += 1
-        return None if calls["now"] == calls["failing"] else forward(self, *arguments)
+        if calls["now"] == calls["failing"]:
+            raise OutOfMemoryError("full.")
+        return push(self, *arguments)
 
-    monkeypatch.setattr(runner.Runner, "_forward", failing)
-    for number in range(1, expected.record.n_tiles + 1):
+    monkeypatch.setattr(runner.Runner, "push", failing)
+    predict(image, model, **plan)
+    pushes = calls["now"]
+    assert pushes > 4
+    for number in range(1, pushes + 1):
         calls.update(now=0, failing=number)
-        found = predict(image, model, **options)
-        np.testing.assert_array_equal(found.labels, expected.labels)
-        assert found.record.tiles_done == expected.record.n_tiles
-        assert found.record.tile_shape != expected.record.tile_shape
+        results = run(prepare(image, model, **plan))
+        written, found = np.zeros(image.shape, int), np.zeros(image.shape, np.uint8)
+        for result in results:
+            written[result.where] += 1
+            found[result.where] = result.labels
+        assert (written == 1).all()
+        np.testing.assert_array_equal(found, expected.labels)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from unetari import Model, predict, predict_tiles
+from unetari.errors import OutOfMemoryError
 from unetari.inference.job import prepare
 from unetari.inference.predict import run
 from unetari.inference.runner import Runner
@@ -57,14 +58,14 @@ def test_the_next_tile_is_read_while_one_is_computed(
     model: Model, image: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = prepare(image, model, axes="YX", tile_shape=(40, 80), device="cpu")
-    call, computed = Runner.__call__, count(1)
+    push, computed = Runner.push, count(1)
 
     def computing(self: Runner, *arguments: Any) -> Any:
         # The extremes of the image, the tiles so far, and the next one unless this is the last.
         image.wait_for(1 + min(next(computed) + 1, job.n_tiles))
-        return call(self, *arguments)
+        return push(self, *arguments)
 
-    monkeypatch.setattr(Runner, "__call__", computing)
+    monkeypatch.setattr(Runner, "push", computing)
     assert len(list(run(job))) == job.n_tiles > 4
     assert len(image.reads) == 1 + job.n_tiles  # each once
     assert len(image.threads) == 1
@@ -87,18 +88,20 @@ def test_each_tile_is_read_once(make_model: MakeModel, options: dict[str, Any]) 
 def test_nothing_large_is_read_once_memory_has_run_short(
     model: Model, image: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forward = Runner._forward
+    push = Runner.push
 
-    def limited(self: Runner, block: Any, *arguments: Any) -> Any:
-        return None if block.size > 40 * 60 else forward(self, block, *arguments)
+    def limited(self: Runner, block: Any, rows: Any, decide: Any) -> Any:
+        if rows.size > 20 * 80:
+            raise OutOfMemoryError("full.")
+        return push(self, block, rows, decide)
 
-    monkeypatch.setattr(Runner, "_forward", limited)
+    monkeypatch.setattr(Runner, "push", limited)
     record = predict(image, model, axes="YX", tile_shape=(40, 80), device="cpu").record
-    assert record.tile_shape == (40, 60)
-    widths = [index[1].stop - index[1].start for index in image.reads[1:]]
-    large = [width for width in widths if width > 60]
+    assert record.strip == 20
+    heights = [index[0].stop - index[0].start for index in image.reads[1:]]
+    large = [height for height in heights if height > 20]
     assert len(large) <= 2  # the first tile, and perhaps the one ahead of it
-    assert widths[0] == 80
+    assert heights[0] == 40
 
 
 def test_no_thread_is_left(model: Model, image: Watched) -> None:

@@ -24,7 +24,7 @@ from unetari.core.source import ImageSource
 from unetari.core.tiles import Span, read_mirrored
 from unetari.errors import OutOfMemoryError, ShapeError
 from unetari.inference.job import prepare
-from unetari.inference.memory import choose_tile_shape
+from unetari.inference.memory import choose_tiling
 from unetari.inference.predict import drain_into, run
 from unetari.inference.rescale import rescale
 from unetari.inference.runner import Runner
@@ -194,21 +194,21 @@ def test_only_blocks_are_read(make_model: MakeModel, monkeypatch: pytest.MonkeyP
     assert max(reads[1:]) <= 5000  # the first is for the number of channels
 
 
-def test_statistics_are_those_of_the_image(make_model: MakeModel) -> None:
+def test_statistics_are_those_of_the_image(
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A bright voxel that smoothing takes away still counts as the maximum."""
     image = np.zeros((64, 64), np.float32)
     image[32, 32] = 100
-    model = make_model(method="minmax")
-    seen = []
-    network = model.network
-    first = network.down_blocks[0].conv1
-    handle = first.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    try:
-        predict(image, model, axes="YX", scale=(0.25, 0.25))
-    finally:
-        handle.remove()
-    # The engine runs a copy, which has the hook, too.
-    assert 0 < float(seen[-1].max()) < 0.2
+    push, seen = Runner.push, []
+
+    def watched(self: Runner, block: Any, rows: NDArray[np.float32], decide: Any) -> Any:
+        seen.append(rows)
+        return push(self, block, rows, decide)
+
+    monkeypatch.setattr(Runner, "push", watched)
+    predict(image, make_model(method="minmax"), axes="YX", scale=(0.25, 0.25))
+    assert 0 < max(rows.max() for rows in seen) < 0.2
 
 
 def test_holes_do_not_spread(make_model: MakeModel) -> None:
@@ -232,17 +232,18 @@ def test_short_memory_does_not_change_the_result(
     model = make_model(n_blocks=2)
     image = noise((60, 70))
     expected = predict(image, model, axes="YX", scale=(1.5, 1.5)).labels
-    call = Runner.__call__
+    push = Runner.push
 
-    def forgetful(self: Runner, block: NDArray[np.float32], part: Any, decide: Any) -> Any:
-        if block.size > 50 * 50:
+    def forgetful(self: Runner, block: Any, rows: NDArray[np.float32], decide: Any) -> Any:
+        if rows.size > 8 * 60:
             raise OutOfMemoryError("A test.")
-        return call(self, block, part, decide)
+        return push(self, block, rows, decide)
 
-    monkeypatch.setattr(Runner, "__call__", forgetful)
+    monkeypatch.setattr(Runner, "push", forgetful)
     found = predict(image, model, axes="YX", scale=(1.5, 1.5))
     np.testing.assert_array_equal(found.labels, expected)
-    assert max(found.record.tile_shape) <= 60
+    assert found.record.strip == 4
+    assert found.record.tile_shape[1] <= 120
 
 
 def test_a_run_stops_between_reading_and_computing(make_model: MakeModel) -> None:
@@ -289,8 +290,8 @@ def test_memory_counts_the_voxels_of_the_image(make_model: MakeModel) -> None:
     config = make_model(dim=3).spec.config
     shape = (200, 200, 200)
     scaling = Scaling.of((2000, 2000, 2000), (0.1, 0.1, 0.1))
-    plain = choose_tile_shape(shape, config, free=2**32, on_cpu=False)
-    tile = choose_tile_shape(shape, config, free=2**32, on_cpu=False, scaling=scaling)
+    plain = choose_tiling(shape, config, budget=2**31, on_cpu=False).tile_shape
+    tile = choose_tiling(shape, config, budget=2**31, on_cpu=False, scaling=scaling).tile_shape
     written = [size - 2 * reach_of(config)[0].margin for size in tile]
     assert np.prod(written) * 1000 < 2**31
     assert np.prod(tile) < np.prod(plain)

@@ -162,6 +162,11 @@ class DecoderPlan(NamedTuple):
     deepest: slice
     """The voxels of the deepest features that are upsampled."""
 
+    def kept(self, level: int) -> int:
+        """Return how many voxels of a level's features go on to the level before it."""
+        part = self.deepest if level == len(self.steps) else self.steps[level].result
+        return int(part.stop - part.start)
+
 
 def plan_decoder(
     levels: Sequence[AxisLevel], size: int, part: slice, *, valid: bool = False

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from math import prod
 from typing import Any, cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -14,12 +16,18 @@ from unetari.core.tiles import Span, Tile, plan_tiles
 from unetari.errors import Cancelled, OutOfMemoryError
 from unetari.inference.frozen import sample_boxes
 from unetari.inference.job import Frame, Job
-from unetari.inference.memory import shrink
-from unetari.inference.precision import PrecisionCheck, check_precision, find_precisions
+from unetari.inference.memory import Tiling, shrink
+from unetari.inference.precision import (
+    PrecisionCheck,
+    check_precision,
+    choose_sample,
+    find_precisions,
+    is_worth_it,
+)
 from unetari.inference.reader import Reader
 from unetari.inference.record import Seams
 from unetari.inference.rescale import restore
-from unetari.inference.runner import Precision, Result, Runner
+from unetari.inference.runner import Precision, Runner
 from unetari.inference.seams import measure_seams
 from unetari.model.decisions import to_labels, to_scores
 from unetari.model.device import resolve_device
@@ -27,12 +35,14 @@ from unetari.model.device import resolve_device
 
 @dataclass(frozen=True)
 class TileResult:
-    """The finished part of one tile."""
+    """A finished part of one tile."""
 
     index: int
-    """Number of the tile, from 0; parts of a tile that was split share it."""
+    """Number of the tile, from 0; the parts in which a tile comes share it."""
     total: int
     """Number of tiles of the job."""
+    progress: float
+    """Share of the job's voxels that are finished with this one, 0 to 1."""
     where: tuple[slice, ...]
     """Where it belongs in an array of `Job.labels_shape`."""
     labels: NDArray[np.unsignedinteger[Any]]
@@ -56,10 +66,10 @@ class Engine:
         self._runner: Runner | None = None
         self._samples: tuple[Frame, NDArray[np.float32]] | None = None
         self.checks: tuple[PrecisionCheck, ...] = ()
-        """How faster formats than float32 did on the first tile."""
-        self._following: tuple[Frame, Tile] | None = None
-        self.tile_shape = job.plan.tile_shape
-        """Largest outer size of a tile; smaller than planned once memory has run short."""
+        """How faster formats than float32 did on a sample."""
+        self._written_voxels = 0
+        self.tiling = Tiling(job.plan.tile_shape, job.strip)
+        """Largest tiles and strips; smaller than planned once memory has run short."""
 
     def close(self) -> None:
         """Stop reading."""
@@ -68,58 +78,94 @@ class Engine:
     def compute(
         self, frame: Frame, tile: Tile, following: tuple[Frame, Tile] | None = None
     ) -> Iterator[tuple[Tile, Decided]]:
-        """Yield what was decided for what a tile writes, in parts once memory has run short.
+        """Yield what was decided for what a tile writes, in parts where it comes in strips.
 
         Nothing if no voxel of the image belongs to a tile of the rescaled one. The
         `following` tile is read meanwhile.
         """
-        self._following = following if self._fits_as_planned else None
         if not all(span.size > 0 for span in self._written(tile)):
             return
-        self._get_ready(frame, tile)
-        if self._fits_as_planned:
-            decided = self._try(frame, tile)
-            if decided is not None:
-                yield tile, decided
-                return
-        yield from self._compute_in_parts(frame, tile)
-
-    @property
-    def _fits_as_planned(self) -> bool:
-        return self.tile_shape == self._job.plan.tile_shape
+        self._get_ready(frame)
+        if self.tiling.tile_shape == self._job.plan.tile_shape:
+            yield from self._try(frame, tile, following)
+        else:
+            yield from self._compute_in_parts(frame, tile)
 
     def _compute_in_parts(self, frame: Frame, tile: Tile) -> Iterator[tuple[Tile, Decided]]:
+        """Compute a tile as smaller ones."""
         parts = plan_tiles(
             self._job.plan.shape,
             self._job.model.spec.config,
-            tile_shape=self.tile_shape,
+            tile_shape=self.tiling.tile_shape,
             region=tile.inner,
             rim=self._job.rim,
         )
         for part in parts:
-            if not all(span.size > 0 for span in self._written(part)):
-                continue
-            decided = self._try(frame, part)
-            if decided is None:
-                yield from self._compute_in_parts(frame, part)
-            else:
-                yield part, decided
+            if all(span.size > 0 for span in self._written(part)):
+                yield from self._try(frame, part)
 
-    def _try(self, frame: Frame, tile: Tile) -> Decided | None:
-        """Compute one tile; lower the limit and return None if it does not fit in memory."""
+    def _try(
+        self, frame: Frame, tile: Tile, following: tuple[Frame, Tile] | None = None
+    ) -> Iterator[tuple[Tile, Decided]]:
+        """Compute a tile; what does not fit in memory is computed in smaller parts."""
+        done = 0
         try:
-            part = self._needed(tile)
-            return self._compute(frame, tile.outer, part, lambda output: self._decide(output, tile))
+            for part, decided in self._compute_strips(frame, tile, following):
+                done += part.inner[0].size
+                yield part, decided
+            return
         except MemoryError as error:
-            smaller = shrink(tile.shape, self._job.model.spec.config, self._job.rim)
+            smaller = shrink(
+                Tiling(tile.shape, self.tiling.strip),
+                self._job.model.spec.config,
+                self._job.rim,
+                in_strips=cast("Runner", self._runner).takes_strips,
+            )
             if smaller is None:
                 raise OutOfMemoryError(
                     f"{error} It is the smallest tile this network allows. Free memory, use "
                     "another device, or a network with fewer blocks or filters."
                 ) from error
-        self.tile_shape = smaller
+        self.tiling = smaller
         self._read.forget()  # what was read ahead is as large as what did not fit
-        return None
+        start = tile.inner[0].start + done
+        rest = (Span(start, tile.inner[0].stop), *tile.inner[1:])
+        yield from self._compute_in_parts(frame, replace(tile, inner=rest))
+
+    def _compute_strips(
+        self, frame: Frame, tile: Tile, following: tuple[Frame, Tile] | None
+    ) -> Iterator[tuple[Tile, Decided]]:
+        """Compute a tile strip by strip, as far as the network allows that."""
+        runner = cast("Runner", self._runner)
+        strips = self._strips(tile)
+        boxes = [(frame, strip) for strip in strips]
+        if following is not None:
+            boxes.append((following[0], self._strips(following[1])[0]))
+        block = runner.start(tile.shape, self._needed(tile))
+        gathered: list[Tensor] = []
+        written = tile.inner[0].start
+        for number in range(len(strips)):
+            rows = self._read(*boxes[number])
+            if number + 1 < len(boxes):
+                self._read.start(*boxes[number + 1])
+            self._check()
+            decided = runner.push(block, rows, lambda new: self._decide(new, tile, gathered))
+            if decided is None:
+                continue
+            if self._job.scaling is None:
+                span = Span(written, written + decided[0].shape[0])
+                written = span.stop
+                yield replace(tile, inner=(span, *tile.inner[1:])), decided
+            else:
+                yield tile, decided
+
+    def _strips(self, tile: Tile) -> list[tuple[Span, ...]]:
+        """Return the boxes in which a tile is read."""
+        rows, *others = tile.outer
+        takes_strips = cast("Runner", self._runner).takes_strips
+        strip = self.tiling.strip if takes_strips else rows.size
+        starts = range(rows.start, rows.stop, strip)
+        return [(Span(start, min(start + strip, rows.stop)), *others) for start in starts]
 
     def _written(self, tile: Tile) -> tuple[Span, ...]:
         """Return the box of the image that a tile writes."""
@@ -144,41 +190,31 @@ class Engine:
             )
         )
 
-    def _decide(self, output: Tensor, tile: Tile) -> Decided:
-        """Decide what a tile writes, given the part of the network's output that it needs."""
+    def _decide(self, new: Tensor, tile: Tile, gathered: list[Tensor]) -> Decided | None:
+        """Decide what a tile writes, given the next rows of the logits that it needs.
+
+        The scores of a rescaled image are gathered, and decided when they are complete.
+        """
         config, scaling = self._job.model.spec.config, self._job.scaling
         if scaling is None:
-            labels = to_labels(output, config)
-            scores = to_scores(output, config) if self._job.wants_scores else None
+            labels = to_labels(new, config)
+            scores = to_scores(new, config) if self._job.wants_scores else None
         else:
+            gathered.append(to_scores(new, config))
+            around = scaling.around(tile.inner)
+            if sum(rows.shape[1] for rows in gathered) < around[0].size:
+                return None
             # Decided on the image's own grid, where outlines can be finer than on a coarse one.
-            restored = restore(
-                to_scores(output, config),
-                scaling,
-                scaling.around(tile.inner),
-                self._written(tile),
-            )
+            restored = restore(torch.cat(gathered, dim=1), scaling, around, self._written(tile))
             labels = to_labels(restored, config, is_scores=True)
             scores = restored if self._job.wants_scores else None
         return labels.cpu().numpy(), None if scores is None else scores.cpu().numpy()
 
-    def _compute(
-        self,
-        frame: Frame,
-        outer: Sequence[Span],
-        part: Sequence[slice] | None,
-        decide: Callable[[Tensor], Result],
-    ) -> Result:
-        """Compute an outer box, or the needed part of the output for it."""
-        block = self._read(frame, outer)
-        if self._following is not None:
-            self._read.start(self._following[0], self._following[1].outer)
-            self._following = None
+    def _check(self) -> None:
         if self._should_stop():
             raise Cancelled("Stopped on request.")
-        return cast("Runner", self._runner)(block, part, decide)
 
-    def _get_ready(self, frame: Frame, tile: Tile) -> None:
+    def _get_ready(self, frame: Frame) -> None:
         """Prepare the network for a frame; where it fails, no smaller tile would help."""
         job = self._job
         if self._runner is None:
@@ -187,7 +223,7 @@ class Engine:
                 job.model.network, device, self._should_stop, frozen_norm=job.frozen_norm
             )
             self._freeze(self._runner, frame)
-            self._runner = self._choose_precision(self._runner, frame, tile)
+            self._runner = self._choose_precision(self._runner, frame)
         elif self._samples is not None and self._samples[0] != frame:
             self._freeze(self._runner, frame)
 
@@ -200,26 +236,34 @@ class Engine:
             self._samples = frame, np.stack([self._read(frame, box) for box in boxes])
         runner.freeze(self._samples[1])
 
-    def _choose_precision(self, exact: Runner, frame: Frame, tile: Tile) -> Runner:
-        """Return a runner in the fastest format that may be used, judged by the first tile."""
-        job = self._job
-        names = find_precisions(job.precision, exact.device, job.model.network, job.n_tiles)
+    def _choose_precision(self, exact: Runner, frame: Frame) -> Runner:
+        """Return a runner in the fastest format that may be used, judged by a sample."""
+        job, config = self._job, self._job.model.spec.config
+        names = find_precisions(job.precision, exact.device, job.model.network)
         faster = [name for name in names if name != "float32"]
         if not faster or not exact.is_lean:
             return exact
-        block, part = self._read(frame, tile.outer), self._needed(tile)
+        sample = choose_sample(job.plan, config, job.rim)
+        if job.precision == "auto" and not is_worth_it(sample, job.plan, len(job.frames)):
+            return exact
+        block, part = self._read(frame, sample.outer), self._needed(sample)
         try:
             expected = exact(block, part, Tensor.clone)
             for name in faster:
                 runner = exact.in_precision(name)
                 self._freeze(runner, frame)
-                check = check_precision(runner, expected, block, part, job.model.spec.config)
+                check = check_precision(runner, expected, block, part, config)
                 self.checks += (check,)
                 if check.passes or job.precision != "auto":
                     return runner
         except OutOfMemoryError:
-            return exact  # which runs short of memory, too, and computes the tile in parts
+            return exact  # which runs short of memory, too, and computes smaller parts
         return exact
+
+    @property
+    def progress(self) -> float:
+        """Share of the job's voxels that are finished, 0 to 1."""
+        return self._written_voxels / prod(self._job.labels_shape)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -235,6 +279,7 @@ class Engine:
         """Bring what was decided for a tile into the axes of the labels."""
         job = self._job
         labels, scores = decided
+        self._written_voxels += labels.size
         spans = dict(zip(job.source.spatial_axes(self._dim), self._written(tile), strict=True))
         spans |= {axis: Span(at, at + 1) for axis, at in frame.items()}
         where = tuple(
@@ -244,6 +289,7 @@ class Engine:
         return TileResult(
             index=index,
             total=job.n_tiles,
+            progress=self.progress,
             where=where,
             labels=self._to_label_axes(labels),
             scores=None if scores is None else self._to_label_axes(scores),
@@ -263,15 +309,17 @@ class Engine:
         None if the network is exact, the tiles are no longer those of the plan,
         or the user or the memory cuts the measurement short: the labels are done.
         """
-        if self._job.model.spec.config.tiles_exactly or not self._fits_as_planned:
+        config, plan = self._job.model.spec.config, self._job.plan
+        if config.tiles_exactly or self.tiling.tile_shape != plan.tile_shape:
             return None
         frame = self._job.frames[0]
         try:
-            self._get_ready(frame, self._job.plan[0])
-            return measure_seams(
-                self._job.plan,
-                self._job.model.spec.config,
-                lambda tile: self._compute(frame, tile.outer, None, Tensor.clone),
-            )
+            self._get_ready(frame)
+            return measure_seams(plan, config, lambda tile: self._logits_of(frame, tile))
         except (Cancelled, MemoryError):
             return None
+
+    def _logits_of(self, frame: Frame, tile: Tile) -> Tensor:
+        block = self._read(frame, tile.outer)
+        self._check()
+        return cast("Runner", self._runner)(block, None, Tensor.clone)

@@ -18,7 +18,7 @@ from unetari.core.shapes import check_shape
 from unetari.core.source import ImageSource
 from unetari.core.tiles import Span, TilePlan, plan_tiles, resolve_span
 from unetari.errors import AxesError, ConfigError, ShapeError
-from unetari.inference.memory import choose_tile_shape, peak_bytes
+from unetari.inference.memory import SHARE_OF_FREE_MEMORY, choose_tiling, peak_bytes
 from unetari.inference.precision import find_precisions
 from unetari.inference.record import RunRecord
 from unetari.model.checkpoint import Model, load_model
@@ -45,6 +45,8 @@ class Job:
     """How the image is rescaled for the network; None if it is not."""
     plan: TilePlan
     """The tiles of every frame, on the grid that the network sees."""
+    strip: int
+    """Rows of a tile, or planes in 3D, that the network gets at once."""
     device: str
     """The device, such as "cpu" or "cuda:0"."""
     precision: str
@@ -91,7 +93,12 @@ class Job:
     @property
     def peak_bytes(self) -> int:
         """Predicted peak memory of a tile on the device, in bytes; weights come on top."""
-        return peak_bytes(self.plan, self.model.spec.config, self.scaling)
+        return peak_bytes(self.plan, self.model.spec.config, self.strip, self.scaling)
+
+    @property
+    def in_strips(self) -> bool:
+        """Whether the network gets a tile strip by strip."""
+        return self.strip < self.plan.tile_shape[0]
 
     def describe(self) -> str:
         """Say how the work is divided, and what memory it takes."""
@@ -99,7 +106,9 @@ class Job:
         sizes = " x ".join(map(str, self.plan.tile_shape))
         memory = max(1, round(self.peak_bytes / 2**20))
         amount = f"{memory} MiB" if memory < 1024 else f"{memory / 1024:.1f} GiB"
-        return f"{tiles} of {sizes} voxels on {self.device}, about {amount} of memory at a time."
+        rows = "planes" if len(self.plan.tile_shape) == 3 else "rows"
+        strips = f" in strips of {self.strip} {rows}" if self.in_strips else ""
+        return f"{tiles} of {sizes} voxels{strips} on {self.device}, about {amount} of memory."
 
     def record(self, **outcome: Any) -> RunRecord:
         """Describe the run; `outcome` adds what is known only afterwards."""
@@ -115,6 +124,7 @@ class Job:
             region=tuple((part.start, part.stop) for part in self.region),
             scale=None if self.scaling is None else self.scaling.factors,
             tile_shape=self.plan.tile_shape,
+            strip=self.strip,
             halo=self.plan.halo,
             n_tiles=self.n_tiles,
             frozen_norm=self.frozen_norm,
@@ -138,6 +148,7 @@ def prepare(
     precision: str = "float32",
     frozen_norm: bool = False,
     tile_shape: Sequence[int] | None = None,
+    max_memory: int | None = None,
     scores: bool = False,
 ) -> Job:
     """Check an image against a model and plan the work.
@@ -168,7 +179,7 @@ def prepare(
     precision : str
         "float32" is exact; "tf32", "bf16" and "fp16" are faster where the hardware
         has them. "auto" takes the fastest that changes at most 0.05 % of the labels
-        of the first tile, and gives finite numbers only.
+        of a sample, and gives finite numbers only.
     frozen_norm : bool
         For U-Nets with instance or group normalization: take the statistics from up to
         9 samples of each plane or volume, once, instead of from each tile. Tiles then
@@ -176,7 +187,10 @@ def prepare(
         of one whole pass.
     tile_shape : sequence of int, optional
         Largest outer size of a tile, ([Z,] Y, X), as the network sees it;
-        default: from free memory.
+        default: from the memory that may be used.
+    max_memory : int, optional
+        Bytes of the device's memory that the run may use; default: half of what is
+        free. Tiles that are given are not made smaller for it.
     scores : bool
         Whether to return probabilities beside the labels.
 
@@ -211,19 +225,22 @@ def prepare(
     if scaling is not None:
         shape, part = scaling.rescaled_shape, scaling.seen(part)
     chosen = resolve_device(device)
-    if tile_shape is None:
-        tile_shape = choose_tile_shape(
-            shape,
-            config,
-            free=free_memory(chosen),
-            on_cpu=chosen.type == "cpu",
-            scaling=scaling,
-        )
+    free = free_memory(chosen) * SHARE_OF_FREE_MEMORY
+    tiling = choose_tiling(
+        shape,
+        config,
+        region=part,
+        tile_shape=tile_shape,
+        budget=free if max_memory is None else max_memory,
+        on_cpu=chosen.type == "cpu",
+        frozen_norm=frozen_norm,
+        scaling=scaling,
+    )
     rim = 0 if scaling is None else RIM
-    plan = plan_tiles(shape, config, tile_shape=tile_shape, region=part, rim=rim)
+    plan = plan_tiles(shape, config, tile_shape=tiling.tile_shape, region=part, rim=rim)
     if isinstance(model.network, UNet):
         model.network.check_input((1, config.in_channels, *plan.tile_shape))
-    find_precisions(precision, chosen, model.network, len(plan))
+    find_precisions(precision, chosen, model.network)
     slices = tuple(bounds[axis].slice for axis in source.label_axes)
     return Job(
         source=source,
@@ -232,6 +249,7 @@ def prepare(
         frames=tuple(source.frames(config.dim, slices)),
         scaling=scaling,
         plan=plan,
+        strip=min(tiling.strip, plan.tile_shape[0]),
         device=str(chosen),
         precision=precision,
         frozen_norm=frozen_norm,

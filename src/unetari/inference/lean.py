@@ -2,13 +2,13 @@
 
 - Activation and batch normalization work in place; where normalization comes
   before activation, batch normalization is part of the convolution's weights.
-- The encoder's features are kept in the very array in which the decoder joins
-  them with its own, and only as much of them as it needs.
+  On a CPU, oneDNN activates within the convolution.
 - The decoder computes the voxels that the wanted part of the output depends on,
   and no others: less on every level (`unetari.core.stencils.plan_decoder`).
 - Interpolation comes after the 1x1 convolution instead of before it: the two
   commute, because an interpolation's weights add up to 1.
 - Channels are innermost in memory, which CPUs and tensor cores prefer.
+- An image may come in pieces (`unetari.inference.stream`).
 """
 
 from __future__ import annotations
@@ -19,12 +19,10 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.instancenorm import _InstanceNorm
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from unetari.core.sizes import axis_levels, valid_output_size
-from unetari.core.stencils import DecoderPlan, plan_decoder
+from unetari.core.config import UNetConfig
+from unetari.inference.layer import Layer
+from unetari.inference.stream import Stream
 from unetari.model.unet import DownBlock, UNet, UpBlock
 
 _CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
@@ -49,11 +47,15 @@ class LeanUNet(nn.Module):
         """Whether a part of the output depends on its surroundings only."""
         # Normalization by statistics of the input gains nothing from it, and is slow in 3D.
         last = _CHANNELS_LAST[self.config.dim]
-        self._format = last if self.tiles_exactly else torch.contiguous_format
+        self.memory_format = last if self.tiles_exactly else torch.contiguous_format
         lean = copy.deepcopy(network)
-        for block in (*lean.down_blocks, *lean.up_blocks):
-            _make_lean(block, norm_first=self.config.block_order == "conv-norm-act", frozen=frozen)
-        self.network: UNet = lean.to(memory_format=self._format)  # type: ignore[call-overload]
+        ups = [*reversed(lean.up_blocks), None]
+        self.blocks = nn.ModuleList(
+            LeanBlock(cast("DownBlock", down), cast("UpBlock | None", up), self.config, frozen)
+            for down, up in zip(lean.down_blocks, ups, strict=True)
+        )
+        self.final = lean.conv_final
+        self.to(memory_format=self.memory_format)  # type: ignore[call-overload]
 
     def freeze(self, images: Tensor) -> None:
         """Take the statistics of instance and group normalization from a batch, as if of one image.
@@ -64,9 +66,35 @@ class LeanUNet(nn.Module):
             (N, C, [Z,] Y, X), of a size that fits the network.
         """
         for module in self.modules():
-            if isinstance(module, _Freezing):
-                module.scale = module.shift = None
+            if isinstance(module, Layer):
+                module.thaw()
         self(images)
+
+    def stream(self, sizes: Sequence[int], part: Sequence[slice] | None = None) -> Stream:
+        """Return a pass over one image that comes in pieces.
+
+        Parameters
+        ----------
+        sizes : sequence of int
+            Size of the image, ([Z,] Y, X); it fits the network.
+        part : sequence of slice, optional
+            The wanted part of the output, ([Z,] Y, X), start and stop given. Default:
+            everything.
+        """
+        return Stream(self, sizes, part)
+
+    def arrange(self, x: Tensor) -> Tensor:
+        """Bring an image into the memory format of the network."""
+        return x.contiguous(memory_format=self.memory_format)
+
+    def allocate(self, shape: Sequence[int], like: Tensor) -> Tensor:
+        """Return a new array, in the memory format of the network."""
+        return torch.empty(
+            tuple(shape),
+            dtype=like.dtype,
+            device=like.device,
+            memory_format=self.memory_format,
+        )
 
     def forward(self, x: Tensor, part: Sequence[slice] | None = None) -> Tensor:
         """Compute a part of the scores.
@@ -85,127 +113,37 @@ class LeanUNet(nn.Module):
         Tensor
             Logits, (N, classes, [Z,] Y, X), of that part.
         """
-        network = self.network
-        plans = self._plan(x.shape[2:], part)
-        down_blocks = cast("list[DownBlock]", list(network.down_blocks))
-        joined: list[Tensor] = []
-        x = x.contiguous(memory_format=self._format)
-        for level, down in enumerate(down_blocks[:-1]):
-            x = down.convolve(x)
-            joined.append(self._keep(cut(x, [plan.steps[level].skip for plan in plans])))
-            x = down.pool(x)
-        x = cut(down_blocks[-1].convolve(x), [plan.deepest for plan in plans])
-        for up in cast("list[UpBlock]", list(network.up_blocks)):
-            steps = [plan.steps[len(joined) - 1] for plan in plans]
-            join = joined.pop()
-            raised = up.follow(_raise(up, x), up.act0, up.norm0)
-            join[:, : raised.shape[1]].copy_(cut(raised, [step.up for step in steps]))
-            x = join
-            del raised, join  # so that the next line frees the largest array of the pass
-            x = up.follow(up.conv1(x), up.act1, up.norm1)
-            x = up.follow(up.conv2(x), up.act2, up.norm2)
-            x = cut(x, [step.result for step in steps])
-        scores: Tensor = network.conv_final(x)
-        return scores if part is None or self.tiles_exactly else cut(scores, part)
-
-    def _plan(self, sizes: Sequence[int], part: Sequence[slice] | None) -> list[DecoderPlan]:
-        config, axes = self.config, range(-self.config.dim, 0)
-        if part is None or not self.tiles_exactly:
-            outputs = zip(sizes, axes, strict=True)
-            part = [slice(0, valid_output_size(size, config, axis)) for size, axis in outputs]
-        return [
-            plan_decoder(axis_levels(config, axis), size, wanted, valid=config.conv_mode == "valid")
-            for axis, size, wanted in zip(axes, sizes, part, strict=True)
-        ]
-
-    def _keep(self, skip: Tensor) -> Tensor:
-        """Return an array that ends with these features and has room for as many before them."""
-        batch, channels, *sizes = skip.shape
-        join = torch.empty(
-            (batch, 2 * channels, *sizes),
-            dtype=skip.dtype,
-            device=skip.device,
-            memory_format=self._format,
-        )
-        join[:, channels:].copy_(skip)
-        return join
+        return cast("Tensor", self.stream(x.shape[2:], part).push(x))
 
 
-def cut(x: Tensor, part: Sequence[slice]) -> Tensor:
-    """Return a part of an array, one slice per spatial axis."""
-    return x[(slice(None), slice(None), *part)]
+class LeanBlock(nn.Module):
+    """The layers of one level, and what leads to the next level and back."""
 
-
-def _raise(block: UpBlock, x: Tensor) -> Tensor:
-    """Bring the features of the next level to the resolution of a block, and to its channels."""
-    raised: Tensor = block.up(block.conv0(x) if block.reduces_after_up else x)
-    return raised
-
-
-def _make_lean(block: nn.Module, *, norm_first: bool, frozen: bool) -> None:
-    for index in (0, 1, 2):
-        norm = getattr(block, f"norm{index}", None)
-        if norm is None:  # down blocks begin with 1
-            continue
-        act = getattr(block, f"act{index}")
-        act.inplace = True
-        if frozen and isinstance(norm, _InstanceNorm | nn.GroupNorm):
-            setattr(block, f"norm{index}", _Freezing(norm))
-        if not isinstance(norm, _BatchNorm):
-            continue
-        if norm_first:
-            name = f"conv{index}"
-            if index == 0 and not getattr(block, "reduces_after_up", False):
-                name = "up"
-            convolution = getattr(block, name)
-            fused = fuse_conv_bn_eval(convolution, norm, transpose=name == "up")
-            setattr(block, name, fused)
-            setattr(block, f"norm{index}", nn.Identity())
-        else:
-            setattr(block, f"norm{index}", _Affine(norm))
-
-
-class _Affine(nn.Module):
-    """Batch normalization with its own statistics, in place."""
-
-    scale: Tensor
-    shift: Tensor
-
-    def __init__(self, norm: _BatchNorm) -> None:
+    def __init__(
+        self, down: DownBlock, up: UpBlock | None, config: UNetConfig, frozen: bool
+    ) -> None:
         super().__init__()
-        mean, variance = cast("Tensor", norm.running_mean), cast("Tensor", norm.running_var)
-        scale = norm.weight.detach() / torch.sqrt(variance + norm.eps)
-        shift = norm.bias.detach() - mean * scale
-        axes = [1, -1] + [1] * (2 if isinstance(norm, nn.BatchNorm2d) else 3)
-        self.register_buffer("scale", scale.view(axes))
-        self.register_buffer("shift", shift.view(axes))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.addcmul(self.shift, x, self.scale, out=x)
+        def layer(convolution: nn.Module, block: nn.Module, index: int) -> Layer:
+            return Layer(
+                convolution,
+                getattr(block, f"act{index}"),
+                getattr(block, f"norm{index}"),
+                norm_first=config.block_order == "conv-norm-act",
+                frozen=frozen,
+            )
 
+        self.channels = cast("nn.Conv2d", down.conv2).out_channels
+        self.first, self.second = layer(down.conv1, down, 1), layer(down.conv2, down, 2)
+        self.pool = down.pool
+        if up is None:
+            return
+        reduces = up.reduces_after_up
+        self.raised = layer(up.conv0 if reduces else up.up, up, 0)
+        self.up = up.up if reduces else nn.Identity()
+        self.third, self.fourth = layer(up.conv1, up, 1), layer(up.conv2, up, 2)
 
-class _Freezing(nn.Module):
-    """Normalization by the statistics of the first batch it sees, its images taken together."""
-
-    def __init__(self, norm: _InstanceNorm | nn.GroupNorm) -> None:
-        super().__init__()
-        self._norm = norm
-        self.scale: Tensor | None = None
-        self.shift: Tensor | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.scale is None or self.shift is None:
-            self.scale, self.shift = self._find(x)
-        return torch.addcmul(self.shift, x, self.scale, out=x)
-
-    def _find(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        norm, channels = self._norm, x.shape[1]
-        groups = norm.num_groups if isinstance(norm, nn.GroupNorm) else channels
-        values = x.transpose(0, 1).reshape(groups, -1).float()
-        variance, mean = torch.var_mean(values, dim=1, correction=0)
-        scale = torch.rsqrt(variance + norm.eps).repeat_interleave(channels // groups)
-        shift = -mean.repeat_interleave(channels // groups) * scale
-        if norm.weight is not None:
-            scale, shift = scale * norm.weight, shift * norm.weight + norm.bias
-        axes = [1, -1] + [1] * (x.ndim - 2)
-        return scale.view(axes).to(x.dtype), shift.view(axes).to(x.dtype)
+    def rise(self, x: Tensor) -> Tensor:
+        """Bring features of the next level to this one's resolution and number of channels."""
+        raised: Tensor = self.up(self.raised.convolution(x))
+        return raised

@@ -1,29 +1,61 @@
-"""How much memory a tile needs, and how large a tile fits."""
+"""How much memory a pass needs, and how an image is divided so that it fits."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from math import prod
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from unetari.core.config import UNetConfig
 from unetari.core.network import ForeignConfig, NetworkConfig, reach_of
 from unetari.core.scaling import RIM, Scaling
-from unetari.core.sizes import axis_levels, valid_output_size
-from unetari.core.stencils import plan_decoder
+from unetari.core.sizes import round_up
 from unetari.core.tiles import Span, TilePlan, plan_tiles
+from unetari.inference.sketch import Ledger, Shape, Sketch
+from unetari.inference.stream import Stream
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from unetari.inference.lean import LeanUNet
 
 _BYTES = 4  # float32
 _WORKSPACE = 1.2  # what convolutions and the allocator take on top: 0.98 to 1.47 times on CPUs
-_SHARE_OF_FREE_MEMORY = 0.5
+SHARE_OF_FREE_MEMORY = 0.5
+"""How much of what is free a run uses by default."""
 _MOST_ELEMENTS = 2**31 - 1  # per tensor: many kernels index with 32 bits
 _CPU_TILE = {2: 512, 3: 128}
-"""What a tile on a CPU writes at most, per axis: larger ones show results later.
+"""What a tile on a CPU writes at most, per axis, where images cannot come in strips: larger
+ones show results later. Its halo comes on top: a deep 3D network reads 48 voxels per side, and
+a limit on the outer size would leave nearly nothing to write."""
+_CPU_STRIP = 2**22
+"""Values that one array of features of a strip has on a CPU: enough to keep it busy, and few
+enough that results come soon and a stop takes effect at once."""
+_CPU_MOST = 2**26
+"""The same of the narrowest strip; wider images are cut along the other axes, too."""
 
-Its halo comes on top: a deep 3D network reads 48 voxels per side, and a limit on the
-outer size would leave nearly nothing to write."""
+
+class Tiling(NamedTuple):
+    """How an image is divided."""
+
+    tile_shape: tuple[int, ...]
+    """Largest outer size of a tile, ([Z,] Y, X)."""
+    strip: int
+    """Rows of a tile, or planes in 3D, that the network gets at once."""
 
 
-def peak_bytes(plan: TilePlan, config: NetworkConfig, scaling: Scaling | None = None) -> int:
+def takes_strips(config: NetworkConfig, frozen_norm: bool = False) -> bool:
+    """Whether a network can get a tile strip by strip."""
+    return isinstance(config, UNetConfig) and (config.tiles_exactly or frozen_norm)
+
+
+def peak_bytes(
+    plan: TilePlan,
+    config: NetworkConfig,
+    strip: int | None = None,
+    scaling: Scaling | None = None,
+) -> int:
     """Predict how much memory the largest tile of a plan needs at once.
 
     Parameters
@@ -32,6 +64,8 @@ def peak_bytes(plan: TilePlan, config: NetworkConfig, scaling: Scaling | None = 
         The tiles.
     config : UNetConfig or ForeignConfig
         The network.
+    strip : int, optional
+        Rows that the network gets at once. Default: all of a tile.
     scaling : Scaling, optional
         How the image is rescaled for the network.
 
@@ -41,19 +75,22 @@ def peak_bytes(plan: TilePlan, config: NetworkConfig, scaling: Scaling | None = 
         Bytes of image, features, scores and labels. Weights are not counted.
     """
     wanted = [max((part.local for part in parts), key=_size_of) for parts in plan.axes]
-    outputs = prod(span.size for span in wanted)
+    rows, *others = plan.tile_shape
+    strip = rows if strip is None else min(strip, rows)
+    if isinstance(config, ForeignConfig):
+        features, outputs = prod(plan.tile_shape) * config.features, _volume(wanted)
+    else:
+        features, outputs = count_live(config, plan.tile_shape, _slices(wanted), strip)
     # Scores and their probabilities; labels as 64-bit and as 8-bit integers.
     decided = outputs * (2 * config.out_channels + 3)
-    if isinstance(config, ForeignConfig):
-        features = prod(plan.tile_shape) * config.features
-    else:
-        features = count_live(config, plan.tile_shape, [span.slice for span in wanted])
-    image = 2 * prod(plan.tile_shape) * config.in_channels  # this tile's, and the next one's
+    image = 2 * strip * prod(others) * config.in_channels  # this strip's, and the next one's
     needed = _BYTES * _WORKSPACE * (image + max(features, decided))
     if scaling is not None:
         written = [max(part.inner.size for part in parts) for parts in plan.axes]
-        # Interpolation holds the output twice and makes a third; then come scores and labels.
+        # The scores of a tile are gathered; interpolation holds the output twice and makes a
+        # third; then come scores and labels.
         restored = _BYTES * (4 * config.out_channels + 3)
+        needed += _BYTES * config.out_channels * _volume(wanted)
         needed += restored * prod(written) / prod(scaling.factors)
     return round(needed)
 
@@ -62,8 +99,18 @@ def _size_of(span: Span) -> int:
     return span.size
 
 
-def count_live(config: UNetConfig, sizes: Sequence[int], part: Sequence[slice]) -> int:
-    """Count the values that a pass of a `LeanUNet` holds at once, the image not included.
+def _volume(box: Sequence[Span]) -> int:
+    return prod(span.size for span in box)
+
+
+def _slices(box: Sequence[Span]) -> tuple[slice, ...]:
+    return tuple(span.slice for span in box)
+
+
+def count_live(
+    config: UNetConfig, sizes: Sequence[int], part: Sequence[slice], strip: int | None = None
+) -> tuple[int, int]:
+    """Count the values that a pass of a `LeanUNet` holds at once, besides image and scores.
 
     Parameters
     ----------
@@ -73,108 +120,57 @@ def count_live(config: UNetConfig, sizes: Sequence[int], part: Sequence[slice]) 
         Size of the input, ([Z,] Y, X).
     part : sequence of slice
         The wanted part of the output, ([Z,] Y, X).
+    strip : int, optional
+        Rows that the network gets at once. Default: all.
 
     Returns
     -------
-    int
-        The largest number at any moment.
+    tuple of int
+        The largest number at any moment, and the most voxels that come out at once.
     """
-    if not config.tiles_exactly:
-        axes = zip(sizes, range(-config.dim, 0), strict=True)
-        part = [slice(0, valid_output_size(size, config, axis)) for size, axis in axes]
-    walk = _Walk(config, sizes, part)
-    for level in range(config.n_blocks - 1):
-        walk.encode(level)
-        walk.keep_and_pool(level)
-    walk.encode(config.n_blocks - 1)
-    for level in reversed(range(config.n_blocks - 1)):
-        walk.decode(level)
-    return walk.most
+    rows, *others = sizes
+    strip = rows if strip is None else strip
+    # After some strips, everything repeats: a long axis is gone through as a shorter one.
+    reach = reach_of(config)[0]
+    enough = reach.rule.above(2 * reach.margin + 6 * strip)
+    less = max(0, rows - enough) if strip < rows else 0
+    first, *rest = part
+    first = slice(first.start, max(first.stop - less, first.start + 1))
+    bounds = tuple((cut.start, cut.stop) for cut in (first, *rest))
+    return _count_live(config, (rows - less, *others), bounds, strip)
 
 
-class _Walk:
-    """Follows a pass of a `LeanUNet` and counts what is alive."""
-
-    def __init__(self, config: UNetConfig, sizes: Sequence[int], part: Sequence[slice]) -> None:
-        self._config = config
-        self._levels = [axis_levels(config, axis) for axis in range(-config.dim, 0)]
-        self._valid = config.conv_mode == "valid"
-        self._plans = [
-            plan_decoder(levels, size, cut, valid=self._valid)
-            for levels, size, cut in zip(self._levels, sizes, part, strict=True)
-        ]
-        self._sizes = list(sizes)
-        self._kept: list[int] = []
-        self._x = 0  # the features that go on; the image, which does not count, at first
-        self.most = 0
-        """The largest count so far."""
-
-    def _see(self, *arrays: int) -> None:
-        self.most = max(self.most, sum(self._kept) + sum(arrays))
-
-    def _shrink(self) -> int:
-        """Take from the sizes what one convolution of valid mode does; return the voxels."""
-        if self._valid:
-            radii = [levels[len(self._kept)].encoder // 2 for levels in self._levels]
-            self._sizes = [size - 2 * r for size, r in zip(self._sizes, radii, strict=True)]
-        return prod(self._sizes)
-
-    def _convolve(self, filters: int, before: int, held: int) -> int:
-        """See two convolutions of features that are held on to, or not; return the last."""
-        # Group and instance normalization do not work in place.
-        copies = 1 if self._config.tiles_exactly else 2
-        first = filters * self._shrink()
-        self._see(before, copies * first)
-        last = filters * self._shrink()
-        self._see(held, first, copies * last)
-        return last
-
-    def encode(self, level: int) -> None:
-        """See a block of the encoder."""
-        self._x = self._convolve(self._config.filters[level], self._x, self._x)
-
-    def keep_and_pool(self, level: int) -> None:
-        """See features kept for the decoder and pooled."""
-        filters = self._config.filters[level]
-        steps = [plan.steps[level] for plan in self._plans]
-        self._sizes = [
-            size // levels[level].pool
-            for size, levels in zip(self._sizes, self._levels, strict=True)
-        ]
-        pooled = filters * prod(self._sizes)
-        self._kept.append(2 * filters * prod(step.skip.stop - step.skip.start for step in steps))
-        self._see(self._x, pooled)
-        self._x = pooled
-
-    def decode(self, level: int) -> None:
-        """See a block of the decoder."""
-        filters = self._config.filters[level]
-        plans = [plan.steps for plan in self._plans]
-        below = [
-            plan.deepest if len(plan.steps) == level + 1 else plan.steps[level + 1].result
-            for plan in self._plans
-        ]
-        coarse = [cut.stop - cut.start for cut in below]
-        pools = [levels[level].pool for levels in self._levels]
-        raised = filters * prod(p * size for p, size in zip(pools, coarse, strict=True))
-        narrow = 0 if self._config.up_mode == "transposed" else filters * prod(coarse)
-        copies = 1 if self._config.tiles_exactly else 2
-        self._see(self._x, narrow, raised)
-        self._see(self._x, copies * raised)
-        join = self._kept.pop()
-        self._sizes = [steps[level].skip.stop - steps[level].skip.start for steps in plans]
-        self._x = self._convolve(filters, join, 0)
+@lru_cache(maxsize=256)
+def _count_live(
+    config: UNetConfig, sizes: tuple[int, ...], part: tuple[tuple[int, int], ...], strip: int
+) -> tuple[int, int]:
+    ledger = Ledger()
+    sketch = Sketch(config, ledger)
+    stream = Stream(cast("LeanUNet", sketch), sizes, [slice(*bounds) for bounds in part])
+    most = 0
+    for start in range(0, sizes[0], strip):
+        rows = min(strip, sizes[0] - start)
+        image = Shape((1, config.in_channels, rows, *sizes[1:]))
+        scores = stream.push(cast("Tensor", image))
+        most = max(most, 0 if scores is None else prod(scores.shape[2:]))
+    return ledger.most, most
 
 
-def choose_tile_shape(
+def choose_tiling(
     shape: Sequence[int],
     config: NetworkConfig,
     *,
-    free: int,
+    budget: float,
     on_cpu: bool,
+    region: Sequence[Span] | None = None,
+    tile_shape: Sequence[int] | None = None,
+    frozen_norm: bool = False,
     scaling: Scaling | None = None,
-) -> tuple[int, ...]:
-    """Choose the largest outer size of a tile.
+) -> Tiling:
+    """Choose the largest tiles and strips that fit.
+
+    A CPU gets an image in strips, as far as the network allows; another device gets tiles
+    as large as possible, and strips where they do not fit as a whole.
 
     Parameters
     ----------
@@ -182,39 +178,60 @@ def choose_tile_shape(
         Size of the image in voxels, as the network sees it, ([Z,] Y, X).
     config : UNetConfig or ForeignConfig
         The network.
-    free : int
-        Free memory of the device, in bytes; half of it is used.
+    budget : float
+        Bytes that may be used.
     on_cpu : bool
         Whether the network runs on the CPU.
+    region : sequence of Span, optional
+        The part to predict, ([Z,] Y, X). Default: the whole image.
+    tile_shape : sequence of int, optional
+        The tiles, if they are not to be chosen.
+    frozen_norm : bool
+        Whether statistics of normalization do not depend on tiles.
     scaling : Scaling, optional
         How the image is rescaled for the network.
 
     Returns
     -------
-    tuple of int
-        Size per axis, ([Z,] Y, X). Not smaller than the smallest tile of the
-        network, even where that may not fit.
+    Tiling
+        Not less than the smallest tile of the network, even where that may not fit.
     """
     rim = 0 if scaling is None else RIM
-    whole = plan_tiles(shape, config, rim=rim).tile_shape
-    tile, reaches = whole, reach_of(config, rim)
-    if on_cpu:
+    reaches, in_strips = reach_of(config, rim), takes_strips(config, frozen_norm)
+
+    def plan(limit: Sequence[int] | None) -> TilePlan:
+        return plan_tiles(shape, config, tile_shape=limit, region=region, rim=rim)
+
+    def fits(tiling: Tiling) -> bool:
+        rows, *others = tiling.tile_shape
+        values = min(tiling.strip, rows) * prod(others) * _widest(config)
+        most = _CPU_MOST if on_cpu and in_strips else _MOST_ELEMENTS
+        if values > most:
+            return False
+        return peak_bytes(plan(tiling.tile_shape), config, tiling.strip, scaling) <= budget
+
+    tile = plan(tile_shape).tile_shape
+    if on_cpu and tile_shape is None and (scaling is not None or not in_strips):
         written = (_CPU_TILE[config.dim] + 2 * reach.margin for reach in reaches)
         tile = tuple(
             min(max(size, reach.smallest_tile), most)
-            for size, reach, most in zip(written, reaches, whole, strict=True)
+            for size, reach, most in zip(written, reaches, tile, strict=True)
         )
-    most_bytes = free * _SHARE_OF_FREE_MEMORY
-    while (
-        prod(tile) * _widest(config) > _MOST_ELEMENTS
-        or peak_bytes(plan_tiles(shape, config, tile_shape=tile, rim=rim), config, scaling)
-        > most_bytes
-    ):
-        smaller = shrink(tile, config, rim)
+    tiling = Tiling(tile, tile[0])
+    if on_cpu and isinstance(config, UNetConfig) and in_strips:
+        tiling = Tiling(tile, _choose_strip(tile, config))
+    while tile_shape is None and not fits(tiling):
+        smaller = shrink(tiling, config, rim, in_strips=in_strips)
         if smaller is None:
             break
-        tile = smaller
-    return tile
+        tiling = smaller
+    return tiling
+
+
+def _choose_strip(tile_shape: Sequence[int], config: UNetConfig) -> int:
+    """Return how many rows of a tile a CPU gets at once."""
+    rows = _CPU_STRIP // (prod(tile_shape[1:]) * config.start_filters)
+    return round_up(max(rows, 1), reach_of(config)[0].multiple)
 
 
 def _widest(config: NetworkConfig) -> int:
@@ -225,21 +242,35 @@ def _widest(config: NetworkConfig) -> int:
 
 
 def shrink(
-    tile_shape: Sequence[int], config: NetworkConfig, rim: int = 0
-) -> tuple[int, ...] | None:
-    """Shorten the longest axis of a tile that can be shortened by a quarter.
+    tiling: Tiling, config: NetworkConfig, rim: int = 0, *, in_strips: bool = False
+) -> Tiling | None:
+    """Make strips thinner by half, or the longest axis of a tile shorter by a quarter.
 
-    `rim` is that of `plan_tiles`.
+    Parameters
+    ----------
+    tiling : Tiling
+        What does not fit.
+    config : UNetConfig or ForeignConfig
+        The network.
+    rim : int
+        That of `plan_tiles`.
+    in_strips : bool
+        Whether the network can get a tile strip by strip.
 
     Returns
     -------
-    tuple of int or None
-        The smaller tile; None if every axis is at the network's minimum.
+    Tiling or None
+        The smaller one; None if everything is at the network's minimum.
     """
-    smallest = [reach.smallest_tile for reach in reach_of(config, rim)]
-    can_shrink = [axis for axis, size in enumerate(tile_shape) if size > smallest[axis]]
+    reaches = reach_of(config, rim)
+    tile, strip = tiling.tile_shape, min(tiling.strip, tiling.tile_shape[0])
+    if in_strips and strip > reaches[0].multiple:
+        return Tiling(tile, round_up(strip // 2, reaches[0].multiple))
+    can_shrink = [axis for axis, reach in enumerate(reaches) if tile[axis] > reach.smallest_tile]
     if not can_shrink:
         return None
-    longest = max(can_shrink, key=lambda axis: tile_shape[axis])
-    shorter = max(tile_shape[longest] * 3 // 4, smallest[longest])
-    return tuple(shorter if axis == longest else size for axis, size in enumerate(tile_shape))
+    # Strips do not get smaller where there are fewer of them.
+    longest = max(can_shrink, key=lambda axis: (axis > 0 or not in_strips, tile[axis]))
+    shorter = max(tile[longest] * 3 // 4, reaches[longest].smallest_tile)
+    tile = tuple(shorter if axis == longest else size for axis, size in enumerate(tile))
+    return Tiling(tile, strip if in_strips else tile[0])

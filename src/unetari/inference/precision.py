@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any, get_args
 
 import torch
@@ -10,7 +11,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from unetari.core.config import FrozenModel
-from unetari.core.network import NetworkConfig
+from unetari.core.network import NetworkConfig, reach_of
+from unetari.core.tiles import Tile, TilePlan, plan_tiles
 from unetari.errors import DeviceError
 from unetari.inference.runner import Precision, Runner
 from unetari.model.decisions import to_labels
@@ -18,7 +20,9 @@ from unetari.model.unet import UNet
 
 MOST_CHANGED = 0.0005
 """Largest share of labels that a faster format may change, 0.05 %."""
-_WORTH_IT = 4  # tiles; of fewer, checking takes more time than a faster format saves
+_SAMPLE = {2: 192, 3: 48}
+"""Voxels per axis of which the labels are compared."""
+_WORTH_IT = 6  # times the sample; of less, checking takes more time than a faster format saves
 _SUPPORTED: dict[str, tuple[Precision, ...]] = {
     # The fastest first.
     "cuda": ("fp16", "bf16", "tf32", "float32"),
@@ -29,12 +33,12 @@ _CPU_BF16 = ("amx_bf16", "avx512_bf16", "bf16")
 
 
 class PrecisionCheck(FrozenModel):
-    """How a tile came out in another format than float32."""
+    """How a sample came out in another format than float32."""
 
     precision: Precision
     """The format."""
     changed_labels: float = Field(ge=0, le=1)
-    """Share of the labels of the first tile that differ from those in float32."""
+    """Share of the labels of a sample that differ from those in float32."""
     is_finite: bool
     """Whether all scores were finite."""
 
@@ -48,9 +52,7 @@ class PrecisionCheck(FrozenModel):
         return f"{self.precision} changes {self.changed_labels:.3%} of the labels{finite}."
 
 
-def find_precisions(
-    name: str, device: torch.device, network: nn.Module, n_tiles: int
-) -> tuple[Precision, ...]:
+def find_precisions(name: str, device: torch.device, network: nn.Module) -> tuple[Precision, ...]:
     """Return the formats to try, the fastest first; float32 needs no check.
 
     Parameters
@@ -61,8 +63,6 @@ def find_precisions(
         Where the network runs.
     network : nn.Module
         The network.
-    n_tiles : int
-        Number of tiles of the run: "auto" is float32 for a few.
 
     Returns
     -------
@@ -76,9 +76,8 @@ def find_precisions(
     """
     supported = _SUPPORTED[device.type] if isinstance(network, UNet) else ("float32",)
     if name == "auto":
-        if n_tiles < _WORTH_IT or (device.type == "cpu" and not _has_fast_bf16()):
-            return ("float32",)
-        return supported
+        is_slow = device.type == "cpu" and not _has_fast_bf16()
+        return ("float32",) if is_slow else supported
     if name not in supported:
         where = f"on {device.type}" if isinstance(network, UNet) else "with this kind of network"
         known = name in get_args(Precision)
@@ -95,19 +94,36 @@ def _has_fast_bf16() -> bool:
     return any(capabilities.get(name, False) for name in _CPU_BF16)
 
 
+def choose_sample(plan: TilePlan, config: NetworkConfig, rim: int = 0) -> Tile:
+    """Return a tile in the middle of an image, whose labels are compared.
+
+    `rim` is that of `plan_tiles`.
+    """
+    size = _SAMPLE[config.dim]
+    tile_shape = [size + 2 * reach.margin for reach in reach_of(config, rim)]
+    tiles = plan_tiles(plan.shape, config, tile_shape=tile_shape, region=plan.region, rim=rim)
+    return tiles.at([n // 2 for n in tiles.grid])
+
+
+def is_worth_it(sample: Tile, plan: TilePlan, n_images: int) -> bool:
+    """Whether a faster format may save more time than the comparison takes."""
+    work = n_images * len(plan) * prod(plan.tile_shape)
+    return work >= _WORTH_IT * prod(sample.shape)
+
+
 def check_precision(
     fast: Runner, expected: Tensor, block: NDArray[Any], part: Any, config: NetworkConfig
 ) -> PrecisionCheck:
-    """Compare a format with float32 on one tile.
+    """Compare a format with float32 on a sample.
 
     Parameters
     ----------
     fast : Runner
         Runs the network in the format.
     expected : Tensor
-        What the network gives in float32 for the tile.
+        What the network gives in float32 for the sample.
     block : ndarray of float32, (C, [Z,] Y, X)
-        Normalized intensities of the tile.
+        Normalized intensities of the sample.
     part : sequence of slice
         The part of the output that counts.
     config : UNetConfig or ForeignConfig

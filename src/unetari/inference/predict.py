@@ -53,8 +53,7 @@ def run(
     Yields
     ------
     TileResult
-        One per tile, or several where a tile had to be split to fit in memory, or
-        none where no voxel of the image belongs to a tile of the rescaled one.
+        Parts of the labels, as they are finished: strips of a tile, or a tile at once.
 
     Returns
     -------
@@ -88,7 +87,9 @@ def run(
         precision=engine.precision,
         precision_checks=engine.checks,
         tiles_done=done,
-        tile_shape=engine.tile_shape,
+        progress=round(engine.progress, 4),
+        tile_shape=engine.tiling.tile_shape,
+        strip=engine.tiling.strip,
         seconds=round(time.perf_counter() - clock, 3),
         seams=seams,
     )
@@ -116,6 +117,7 @@ def predict_tiles(
     precision: str = "float32",
     frozen_norm: bool = False,
     tile_shape: Sequence[int] | None = None,
+    max_memory: int | None = None,
     scores: bool = False,
 ) -> Generator[TileResult, None, RunRecord]:
     """Segment an image tile by tile.
@@ -148,6 +150,7 @@ def predict_tiles(
         precision=precision,
         frozen_norm=frozen_norm,
         tile_shape=tile_shape,
+        max_memory=max_memory,
         scores=scores,
     )
     _warn(job)
@@ -167,6 +170,7 @@ def predict(
     precision: str = "float32",
     frozen_norm: bool = False,
     tile_shape: Sequence[int] | None = None,
+    max_memory: int | None = None,
     scores: bool = False,
 ) -> Prediction:
     """Segment an image.
@@ -178,7 +182,7 @@ def predict(
     model : Model, str or path-like
         A loaded model, the name of a bundled or kept one, or a path.
     axes, channel, grey, region, scale, device, precision, frozen_norm, tile_shape,
-    scores
+    max_memory, scores
         As in `unetari.inference.job.prepare`.
 
     Returns
@@ -211,6 +215,7 @@ def predict(
         precision=precision,
         frozen_norm=frozen_norm,
         tile_shape=tile_shape,
+        max_memory=max_memory,
         scores=scores,
     )
     _warn(job)

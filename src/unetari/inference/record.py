@@ -70,6 +70,8 @@ class RunRecord(FrozenModel):
     The tiles are those of the resampled image."""
     tile_shape: tuple[int, ...]
     """Outer size of the tiles in voxels, ([Z,] Y, X)."""
+    strip: int | None = None
+    """Rows of a tile, or planes in 3D, that the network got at once; None in older records."""
     halo: tuple[int, ...]
     """Voxels per side that a tile reads and does not write."""
     n_tiles: int
@@ -83,7 +85,7 @@ class RunRecord(FrozenModel):
     precision: Precision = "float32"
     """Floating-point format of the network."""
     precision_checks: tuple[PrecisionCheck, ...] = ()
-    """How the formats that were tried compare with float32 on the first tile."""
+    """How the formats that were tried compare with float32 on a sample."""
     versions: dict[str, str] = Field(default_factory=_versions)
     """Versions of unetari, torch, numpy and Python."""
     started: str = Field(default_factory=_now)
@@ -94,6 +96,8 @@ class RunRecord(FrozenModel):
     """Whether all tiles are done."""
     tiles_done: int = 0
     """Number of finished tiles."""
+    progress: float = Field(0.0, ge=0, le=1)
+    """Share of the voxels that were labelled."""
     seconds: float = 0.0
     """Duration of the run."""
     seams: Seams | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, TypeAlias, TypeVar, cast
 
 import numpy as np
 import torch
@@ -15,10 +15,15 @@ from torch import Tensor, nn
 from unetari.core.config import UNetConfig
 from unetari.core.network import reach_of
 from unetari.errors import Cancelled, DeviceError, OutOfMemoryError
-from unetari.inference.lean import LeanUNet, cut
+from unetari.inference.layer import Layer
+from unetari.inference.lean import LeanUNet
+from unetari.inference.stream import Stream, crop
 from unetari.model.unet import UNet
 
 Result = TypeVar("Result")
+Network = TypeVar("Network", bound=nn.Module)
+Pass: TypeAlias = "Stream | _Whole"
+"""A pass over one block, as far as it has come."""
 
 Precision = Literal["float32", "tf32", "bf16", "fp16"]
 """Floating-point format of a network: tf32 rounds the factors of float32 to 10 bits."""
@@ -80,7 +85,7 @@ class Runner:
         self._original = network
         self._frozen_norm = frozen_norm
         if isinstance(network, UNet) and self._can_be_lean(network):
-            self._network: nn.Module = self._make_lean(network)
+            self._network: LeanUNet | Plain = self._make_lean(network)
         else:
             self._network = self._watch(Plain(copy.deepcopy(network)))
 
@@ -96,14 +101,14 @@ class Runner:
         """Whether the network runs as a `LeanUNet`."""
         return isinstance(self._network, LeanUNet)
 
-    def _make_lean(self, network: UNet) -> nn.Module:
+    def _make_lean(self, network: UNet) -> LeanUNet:
         lean = LeanUNet(network, frozen=self._frozen_norm)
         return self._watch(lean.to(_DTYPES[self.precision]))
 
-    def _watch(self, network: nn.Module) -> nn.Module:
+    def _watch(self, network: Network) -> Network:
         """Bring a network to the device, and have it ask before every layer whether to stop."""
         for module in network.modules():
-            if not list(module.children()):
+            if isinstance(module, Layer) or not list(module.children()):
                 module.register_forward_pre_hook(self._check)
         return network.to(self.device).eval()
 
@@ -141,41 +146,75 @@ class Runner:
             advice = "Free memory, use another device, or leave frozen_norm out."
             raise OutOfMemoryError(f"{self._too_large(what, blocks.shape)} {advice}")
 
+    @property
+    def takes_strips(self) -> bool:
+        """Whether a block may come strip by strip."""
+        return isinstance(self._network, LeanUNet) and self._network.tiles_exactly
+
+    def start(self, sizes: Sequence[int], part: Sequence[slice] | None = None) -> Pass:
+        """Begin with a block.
+
+        Parameters
+        ----------
+        sizes : sequence of int
+            Its size, ([Z,] Y, X).
+        part : sequence of slice, optional
+            The part of the output that is needed, ([Z,] Y, X), start and stop given;
+            default: everything.
+
+        Returns
+        -------
+        object
+            For `push`.
+        """
+        return self._network.stream(sizes, part)
+
+    def push(
+        self, block: Pass, rows: NDArray[np.float32], decide: Callable[[Tensor], Result]
+    ) -> Result | None:
+        """Compute what follows from the next rows of a block.
+
+        Parameters
+        ----------
+        block : object
+            From `start`.
+        rows : ndarray of float32, (C, [Z,] Y, X)
+            Normalized intensities; all rows at once unless `takes_strips`.
+        decide : callable
+            Turns the next rows of the needed logits, float32 (classes, [Z,] Y, X) on the
+            device, into the result.
+
+        Returns
+        -------
+        object or None
+            What `decide` returns; None if further rows are needed first.
+
+        Raises
+        ------
+        OutOfMemoryError
+            If the device has too little memory.
+        Cancelled
+            If `should_stop` said so.
+        """
+
+        def compute() -> tuple[Result | None]:
+            batch = torch.from_numpy(rows)[None].to(self.device, _DTYPES[self.precision])
+            scores = block.push(batch)
+            return (None if scores is None else decide(scores[0].float()),)
+
+        done = self._attempt(compute)
+        if done is None:
+            raise OutOfMemoryError(self._too_large("A tile of", rows.shape[1:]))
+        return done[0]
+
     def __call__(
         self,
         block: NDArray[np.float32],
         part: Sequence[slice] | None,
         decide: Callable[[Tensor], Result],
     ) -> Result:
-        """Compute one block.
-
-        Parameters
-        ----------
-        block : ndarray of float32, (C, [Z,] Y, X)
-            Normalized intensities.
-        part : sequence of slice, optional
-            The part of the output that is needed, ([Z,] Y, X), start and stop given;
-            default: everything.
-        decide : callable
-            Turns that part of the logits, float32 (classes, [Z,] Y, X) on the device, into
-            the result.
-
-        Returns
-        -------
-        object
-            What `decide` returns.
-
-        Raises
-        ------
-        OutOfMemoryError
-            If the device has too little memory for this block.
-        Cancelled
-            If `should_stop` said so.
-        """
-        result = self._forward(block, part, decide)
-        if result is None:
-            raise OutOfMemoryError(self._too_large("A tile of", block.shape[1:]))
-        return result
+        """Compute a block at once; parameters and errors are those of `start` and `push`."""
+        return cast("Result", self.push(self.start(block.shape[1:], part), block, decide))
 
     def _too_large(self, what: str, shape: Sequence[int]) -> str:
         # Called outside the except clause, whose frame keeps the tensors alive.
@@ -183,18 +222,6 @@ class Runner:
             torch.cuda.empty_cache()
         sizes = " x ".join(map(str, shape))
         return f"{what} {sizes} voxels does not fit on {self.device}."
-
-    def _forward(
-        self,
-        block: NDArray[np.float32],
-        part: Sequence[slice] | None,
-        decide: Callable[[Tensor], Result],
-    ) -> Result | None:
-        def compute() -> Result:
-            batch = torch.from_numpy(block)[None].to(self.device, _DTYPES[self.precision])
-            return decide(self._network(batch, part)[0].float())
-
-        return self._attempt(compute)
 
     def _attempt(self, compute: Callable[[], Result]) -> Result | None:
         """Compute something; None if memory ran short."""
@@ -220,10 +247,25 @@ class Plain(nn.Module):
         super().__init__()
         self.network = network
 
+    def stream(self, sizes: Sequence[int], part: Sequence[slice] | None = None) -> _Whole:
+        """Return a pass over one image, which has to come in one piece."""
+        del sizes
+        return _Whole(self, part)
+
     def forward(self, x: Tensor, part: Sequence[slice] | None = None) -> Tensor:
         """Compute the scores, (N, classes, [Z,] Y, X), of a part of the output."""
         scores: Tensor = self.network(x)
-        return scores if part is None else cut(scores, part)
+        return scores if part is None else crop(scores, part)
+
+
+class _Whole:
+    """A pass of a plain network over one image."""
+
+    def __init__(self, network: Plain, part: Sequence[slice] | None) -> None:
+        self._network, self._part = network, part
+
+    def push(self, x: Tensor) -> Tensor:
+        return cast("Tensor", self._network(x, self._part))
 
 
 def _small(network: UNet) -> UNet:

@@ -1,0 +1,169 @@
+"""`Layer`: a convolution with the activation and normalization that follow it, made lean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+_CONVOLVE: dict[int, Callable[..., Tensor]] = {2: functional.conv2d, 3: functional.conv3d}
+_FUSED_DTYPES = (torch.float32, torch.bfloat16)
+
+
+class Layer(nn.Module):
+    """A convolution, activation and normalization.
+
+    Computed in two steps, so that the second can write where the result is needed:
+    the call, which fills a new array, and `finish`, which works in place or into
+    another array. The activation belongs to the first where it comes first.
+
+    Parameters
+    ----------
+    convolution : nn.Module
+        A convolution of stride 1, or what else makes the features that are followed.
+    activation, normalization : nn.Module
+        What follows it, in evaluation mode.
+    norm_first : bool
+        Whether normalization comes before activation.
+    frozen : bool
+        Whether instance and group normalization keep the statistics of the first
+        batch they see.
+    """
+
+    def __init__(
+        self,
+        convolution: nn.Module,
+        activation: nn.Module,
+        normalization: nn.Module,
+        *,
+        norm_first: bool,
+        frozen: bool,
+    ) -> None:
+        super().__init__()
+        is_batch = isinstance(normalization, _BatchNorm)
+        if is_batch and norm_first:
+            transposed = isinstance(convolution, nn.ConvTranspose2d | nn.ConvTranspose3d)
+            convolution = fuse_conv_bn_eval(
+                cast("nn.Conv2d", convolution), cast("nn.BatchNorm2d", normalization), transposed
+            )
+            normalization = nn.Identity()
+        elif is_batch:
+            normalization = _Affine(cast("_BatchNorm", normalization))
+        elif frozen and isinstance(normalization, _InstanceNorm | nn.GroupNorm):
+            normalization = _Frozen(normalization)
+        activation.inplace = True  # type: ignore[assignment]
+        self.convolution, self.activation, self.normalization = (
+            convolution,
+            activation,
+            normalization,
+        )
+        self._activates_first = not norm_first or isinstance(normalization, nn.Identity)
+        self._fused = _find_fused(activation) if self._activates_first else None
+
+    def forward(self, x: Tensor, rows_padded: bool = True) -> Tensor:
+        """Compute the first step, of features (N, C, [Z,] Y, X).
+
+        `rows_padded` is whether zeros are put beyond the first and last row, as the
+        convolution does by itself; they can be part of `x` instead.
+        """
+        convolution = cast("nn.Conv2d", self.convolution)
+        padding = [int(size) for size in convolution.padding]
+        if not rows_padded:
+            padding[0] = 0
+        weight, bias, dim = convolution.weight, convolution.bias, x.ndim - 2
+        if self._fused is not None and x.device.type == "cpu" and x.dtype in _FUSED_DTYPES:
+            ones = [1] * dim
+            name, scalars = self._fused
+            fused: Tensor = torch.ops.mkldnn._convolution_pointwise(
+                x, weight, bias, padding, ones, ones, 1, name, scalars, ""
+            )
+            return fused
+        return self.activate(_CONVOLVE[dim](x, weight, bias, padding=padding))
+
+    def activate(self, x: Tensor) -> Tensor:
+        """Activate what the convolution gave, in place, if that comes first."""
+        return cast("Tensor", self.activation(x)) if self._activates_first else x
+
+    def finish(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """Compute the second step, in place where possible, or into an array of x's shape."""
+        if isinstance(self.normalization, _PerChannel) and self._activates_first:
+            return cast("Tensor", self.normalization(x, out))
+        x = self.normalization(x)
+        if not self._activates_first:
+            x = self.activation(x)
+        return x if out is None else out.copy_(x)
+
+    def thaw(self) -> None:
+        """Forget the statistics of frozen normalization."""
+        if isinstance(self.normalization, _Frozen):
+            self.normalization.thaw()
+
+
+def _find_fused(activation: nn.Module) -> tuple[str, list[float]] | None:
+    """Return what oneDNN calls an activation that it can compute within a convolution."""
+    if not hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
+        return None  # torch was built without oneDNN
+    if isinstance(activation, nn.ReLU):
+        return "relu", []
+    if isinstance(activation, nn.LeakyReLU):
+        return "leaky_relu", [activation.negative_slope]
+    return None
+
+
+class _PerChannel(nn.Module):
+    """A factor and a summand per channel."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def forward(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        return torch.addcmul(self.shift, x, self.scale, out=x if out is None else out)
+
+
+class _Affine(_PerChannel):
+    """Batch normalization with its own statistics."""
+
+    def __init__(self, norm: _BatchNorm) -> None:
+        super().__init__()
+        mean, variance = cast("Tensor", norm.running_mean), cast("Tensor", norm.running_var)
+        scale = norm.weight.detach() / torch.sqrt(variance + norm.eps)
+        shift = norm.bias.detach() - mean * scale
+        axes = [1, -1] + [1] * (2 if isinstance(norm, nn.BatchNorm2d) else 3)
+        self.register_buffer("scale", scale.view(axes))
+        self.register_buffer("shift", shift.view(axes))
+
+
+class _Frozen(_PerChannel):
+    """Normalization by the statistics of the first batch it sees, its images taken together."""
+
+    def __init__(self, norm: _InstanceNorm | nn.GroupNorm) -> None:
+        super().__init__()
+        self._norm = norm
+        self._knows = False
+
+    def thaw(self) -> None:
+        self._knows = False
+
+    def forward(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        if not self._knows:
+            self.scale, self.shift = self._find(x)
+            self._knows = True
+        return super().forward(x, out)
+
+    def _find(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        norm, channels = self._norm, x.shape[1]
+        groups = norm.num_groups if isinstance(norm, nn.GroupNorm) else channels
+        values = x.transpose(0, 1).reshape(groups, -1).float()
+        variance, mean = torch.var_mean(values, dim=1, correction=0)
+        scale = torch.rsqrt(variance + norm.eps).repeat_interleave(channels // groups)
+        shift = -mean.repeat_interleave(channels // groups) * scale
+        if norm.weight is not None:
+            scale, shift = scale * norm.weight, shift * norm.weight + norm.bias
+        axes = [1, -1] + [1] * (x.ndim - 2)
+        return scale.view(axes).to(x.dtype), shift.view(axes).to(x.dtype)

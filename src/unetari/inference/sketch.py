@@ -1,0 +1,167 @@
+"""A pass of a `LeanUNet` with arrays that have a shape and no values, to see what is alive."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import Any
+
+import torch
+
+from unetari.core.config import UNetConfig
+from unetari.core.sizes import axis_levels
+
+
+class Ledger:
+    """Counts the values of all arrays that are alive."""
+
+    def __init__(self) -> None:
+        self._now = 0
+        self.most = 0
+        """The largest count so far."""
+
+    def add(self, values: int) -> None:
+        """Count the values of a new array, or those of one that is no more, less than 0."""
+        self._now += values
+        self.most = max(self.most, self._now)
+
+
+class _Storage:
+    """What an array and its views have in common; alive as long as one of them."""
+
+    def __init__(self, ledger: Ledger, values: int) -> None:
+        self.ledger, self._values = ledger, values
+        ledger.add(values)
+
+    def __del__(self) -> None:
+        self.ledger.add(-self._values)
+
+
+class Shape:
+    """An array without values, (N, C, [Z,] Y, X); it does what a `Stream` does with arrays.
+
+    It is counted if it has a ledger.
+    """
+
+    def __init__(self, shape: Sequence[int], ledger: Ledger | None = None) -> None:
+        self.shape = tuple(shape)
+        self._storage = None if ledger is None else _Storage(ledger, prod(self.shape))
+
+    def like(self, shape: Sequence[int]) -> Shape:
+        """Return a new array of another shape, counted if this one is."""
+        return Shape(shape, None if self._storage is None else self._storage.ledger)
+
+    def clone(self) -> Shape:
+        """Return a new array of the same shape."""
+        return self.like(self.shape)
+
+    def copy_(self, other: Shape) -> Shape:
+        """Take the values of another array."""
+        del other
+        return self
+
+    def __getitem__(self, index: Any) -> Shape:
+        index = index if isinstance(index, tuple) else (index,)
+        if index[0] is Ellipsis:
+            index = (slice(None),) * (len(self.shape) - len(index) + 1) + index[1:]
+        cuts = (*index, *[slice(None)] * (len(self.shape) - len(index)))
+        view = Shape.__new__(Shape)
+        view.shape = tuple(
+            len(range(*cut.indices(n))) for n, cut in zip(self.shape, cuts, strict=True)
+        )
+        view._storage = self._storage
+        return view
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        pass
+
+    @classmethod
+    def __torch_function__(
+        cls, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        del types
+        if function is not torch.cat:
+            return NotImplemented
+        axis, first = kwargs["dim"], args[0][0]
+        joined = list(first.shape)
+        joined[axis] = sum(part.shape[axis] for part in args[0])
+        return first.like(joined)
+
+
+class Sketch:
+    """What a `Stream` needs to know of a `LeanUNet`, of which there are only the options."""
+
+    def __init__(self, config: UNetConfig, ledger: Ledger, *, frozen: bool = False) -> None:
+        self.config = config
+        self.tiles_exactly = frozen or config.tiles_exactly
+        self._ledger = ledger
+        self.blocks = [_Block(config, level, ledger, frozen) for level in range(config.n_blocks)]
+
+    def arrange(self, x: Shape) -> Shape:
+        """Bring an image into the network's memory format."""
+        return x
+
+    def allocate(self, shape: Sequence[int], like: Shape) -> Shape:
+        """Return a new array."""
+        del like
+        return Shape(shape, self._ledger)
+
+    def final(self, x: Shape) -> Shape:
+        """Return the scores, which are not counted."""
+        return Shape((x.shape[0], self.config.out_channels, *x.shape[2:]))
+
+
+class _Block:
+    """The layers of one level."""
+
+    def __init__(self, config: UNetConfig, level: int, ledger: Ledger, frozen: bool) -> None:
+        self.channels = config.filters[level]
+        levels = [axis_levels(config, axis)[level] for axis in range(-config.dim, 0)]
+        self._factors = [axis.pool for axis in levels]
+        self._ledger = ledger
+        self._narrows = config.up_mode != "transposed"
+        radii = [axis.encoder // 2 for axis in levels]
+        valid = config.conv_mode == "valid"
+        in_place = frozen or config.tiles_exactly
+        self.first = _Layer(self.channels, radii, valid, in_place, ledger)
+        self.second = self.third = self.fourth = self.raised = self.first
+
+    def pool(self, x: Shape) -> Shape:
+        """Pool."""
+        sizes = [n // factor for n, factor in zip(x.shape[2:], self._factors, strict=True)]
+        return Shape((*x.shape[:2], *sizes), self._ledger)
+
+    def rise(self, x: Shape) -> Shape:
+        """Bring the next level to this one's resolution."""
+        sizes = [n * factor for n, factor in zip(x.shape[2:], self._factors, strict=True)]
+        if self._narrows:
+            x = Shape((x.shape[0], self.channels, *x.shape[2:]), self._ledger)
+        return Shape((x.shape[0], self.channels, *sizes), self._ledger)
+
+
+class _Layer:
+    """A convolution and what follows it."""
+
+    def __init__(
+        self, channels: int, radii: Sequence[int], valid: bool, in_place: bool, ledger: Ledger
+    ) -> None:
+        self._channels, self._radii, self._valid = channels, radii, valid
+        self._in_place, self._ledger = in_place, ledger
+
+    def __call__(self, x: Shape, rows_padded: bool = True) -> Shape:
+        shrinks = [self._valid or not rows_padded, *[self._valid] * (len(self._radii) - 1)]
+        sizes = [
+            n - 2 * radius * shrink
+            for n, radius, shrink in zip(x.shape[2:], self._radii, shrinks, strict=True)
+        ]
+        return Shape((x.shape[0], self._channels, *sizes), self._ledger)
+
+    def activate(self, x: Shape) -> Shape:
+        """Activate, in place."""
+        return x
+
+    def finish(self, x: Shape, out: Shape | None = None) -> Shape:
+        """Normalize; group and instance normalization do not work in place."""
+        if not self._in_place:
+            x = x.clone()
+        return x if out is None else out
