@@ -20,6 +20,7 @@ from unetari.core.config import UP_MODES, UNetConfig
 from unetari.core.network import reach_of
 from unetari.core.sizes import Reach, valid_output_size
 from unetari.core.tiles import plan_tiles
+from unetari.errors import ConfigError
 from unetari.inference.job import prepare
 from unetari.inference.lean import LeanUNet
 from unetari.inference.memory import Tiling, choose_tiling, count_live, peak_bytes, shrink
@@ -165,3 +166,16 @@ def test_a_job_says_what_it_takes() -> None:
     assert text.startswith("16 tiles of 576 x 576 voxels in strips of 456 rows on cpu, about ")
     assert text.endswith(" MiB of memory.")
     assert job.record().peak_bytes == job.peak_bytes
+
+
+def test_a_run_keeps_to_the_memory_it_may_use() -> None:
+    model = Model.build(UNetConfig(start_filters=16), seed=0)
+    image = np.zeros((2000, 2000), np.uint8)
+    free = prepare(image, model, device="cpu")
+    small = prepare(image, model, device="cpu", max_memory=free.peak_bytes // 3)
+    assert small.peak_bytes <= free.peak_bytes // 3
+    assert small.warnings == ()
+    least = prepare(image, model, device="cpu", max_memory=2**17)
+    assert "more than the 0.1 MiB that the run may use" in least.warnings[-1]
+    with pytest.raises(ConfigError, match="max_memory=0"):
+        prepare(image, model, device="cpu", max_memory=0)

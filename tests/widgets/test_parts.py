@@ -140,9 +140,9 @@ def test_the_time_left_is_shown(qtbot: QtBot) -> None:
     qtbot.addWidget(widget)
     widget.set_running(True)
     assert widget.bar.maximum() == 0
-    widget.show_progress(5, 20, 10.0)
-    assert widget.status.text == "Tile 5 of 20, 30 s left"
-    assert (widget.bar.value(), widget.bar.maximum()) == (5, 20)
+    widget.show_progress(0.25, 10.0)
+    assert widget.status.text == "25% done, 30 s left"
+    assert (widget.bar.value(), widget.bar.maximum()) == (25, 100)
 
 
 def test_the_tile_size_keeps_to_what_the_network_can_take(qtbot: QtBot) -> None:

@@ -64,8 +64,7 @@ def expected(data: Any, dock: UnetariDock) -> Any:
 
 def test_progress_is_shown(qtbot: QtBot, dock: UnetariDock, layer: Image, gate: Gate) -> None:
     start(qtbot, dock)
-    assert dock.predict.bar.maximum() > 1
-    assert dock.predict.bar.value() == 1
+    assert 0 < dock.predict.bar.value() < dock.predict.bar.maximum() == 100
     assert "left" in dock.predict.status.text
     finish(qtbot, dock, gate)
     assert dock.predict.status.state is State.GOOD
@@ -78,7 +77,7 @@ def test_cancel_keeps_what_is_finished(
     labels = start(qtbot, dock)
     with qtbot.waitSignal(dock.session.ended, timeout=WAIT_MS):
         dock.predict.cancel_button.native.click()
-    assert dock.predict.status.text.startswith("Stopped: 1 of")
+    assert dock.predict.status.text.endswith("% is done and stays.")
     assert dock.predict.predict_button.enabled
     record = labels.metadata["unetari"]
     assert (record["status"], record["tiles_done"]) == ("cancelled", 1)
@@ -230,7 +229,7 @@ def test_the_outcome_stays_until_something_is_changed(
     viewer.layers.remove(layer)
     with qtbot.waitSignal(dock.session.ended, timeout=WAIT_MS):
         dock.predict.cancel_button.native.click()
-    assert dock.predict.status.text.startswith("Stopped: 1 of")
+    assert dock.predict.status.text.endswith("% is done and stays.")
     assert not dock.predict.predict_button.enabled
     viewer.add_image(np.zeros((64, 64), np.uint8))
     assert dock.predict.status.text == ""
@@ -270,7 +269,7 @@ def test_no_empty_layer_is_left(
         gate.error = RuntimeError("out of memory")
     finish(qtbot, dock, gate)
     assert list(viewer.layers) == [layer]
-    expected_text = "Stopped before the first tile." if end == "cancelled" else "Failed: out of"
+    expected_text = "Stopped before there was a result." if end == "cancelled" else "Failed: out of"
     assert dock.predict.status.text.startswith(expected_text)
     assert dock.predict.predict_button.enabled
 
@@ -469,7 +468,7 @@ def test_the_fast_precision_is_said(
 ) -> None:
     monkeypatch.setattr("unetari.inference.precision._has_fast_bf16", lambda: True)
     monkeypatch.setattr("unetari.inference.precision.MOST_CHANGED", 1.0)
-    viewer.add_image(np.random.default_rng(0).integers(0, 999, (300, 300)).astype(np.uint16))
+    viewer.add_image(np.random.default_rng(0).integers(0, 999, (900, 900)).astype(np.uint16))
     dock.predict.precision_field.value = "auto"
     dock.predict.auto_tile.value = False
     dock.predict.tile_field.value = 128

@@ -114,12 +114,16 @@ def bullets(sentences: Iterable[str]) -> Table:
     return grid
 
 
-def progress_bar() -> Progress:
-    """Return a progress bar with the time left, drawn only where somebody can see it."""
+def progress_bar(*, in_percent: bool = False) -> Progress:
+    """Return a progress bar with the time left, drawn only where somebody can see it.
+
+    It counts steps unless progress is a share.
+    """
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
         Progress,
+        TaskProgressColumn,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
@@ -129,7 +133,7 @@ def progress_bar() -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=None),
-        MofNCompleteColumn(),
+        TaskProgressColumn() if in_percent else MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),

@@ -72,7 +72,7 @@ def predict(
         str,
         typer.Option(
             help="float32 (exact), tf32, bf16 or fp16; auto takes the fastest that changes at most "
-            "0.05 % of the labels of the first tile."
+            "0.05 % of the labels of a sample."
         ),
     ] = "float32",
     frozen_norm: Annotated[
@@ -88,6 +88,14 @@ def predict(
         typer.Option(
             metavar="[Zx]YxX",
             help="Largest tile, such as 512x512. Default: what fits in memory.",
+        ),
+    ] = None,
+    memory: Annotated[
+        float | None,
+        typer.Option(
+            metavar="GIB",
+            min=0.01,
+            help="Memory the run may use, in GiB. Default: half of what is free.",
         ),
     ] = None,
     scores: Annotated[
@@ -123,6 +131,7 @@ def predict(
         precision=precision,
         frozen_norm=frozen_norm,
         tile_shape=tile_shape,
+        max_memory=None if memory is None else round(memory * 2**30),
         scores=scores is not None,
     )
     _announce(job, opened)
@@ -212,18 +221,18 @@ def _run(
             scores = files.enter_context(
                 create_labels(path, job.scores_shape, np.float32, axes=f"C{axes}", **common)
             )
-        record = drain_into(_watched(run(job), job, counts), labels, scores)
+        record = drain_into(_watched(run(job), counts), labels, scores)
     return record, counts
 
 
 def _watched(
-    results: Generator[TileResult, None, RunRecord], job: Job, counts: NDArray[np.int64]
+    results: Generator[TileResult, None, RunRecord], counts: NDArray[np.int64]
 ) -> Generator[TileResult, None, RunRecord]:
     """Pass results on, move the bar and count the voxels of each class."""
     import numpy as np
 
-    with progress_bar() as bar:
-        task = bar.add_task("Tiles", total=job.n_tiles)
+    with progress_bar(in_percent=True) as bar:
+        task = bar.add_task("Voxels", total=1.0)
         while True:
             try:
                 result = next(results)
@@ -232,14 +241,13 @@ def _watched(
                 return record
             counts += np.bincount(result.labels.ravel(), minlength=len(counts))
             yield result
-            bar.update(task, completed=result.index + 1)
+            bar.update(task, completed=result.progress)
 
 
 def _conclude(job: Job, record: RunRecord, counts: NDArray[np.int64]) -> None:
     shares = 100 * counts / counts.sum()
     names = job.model.spec.labels
     classes = ", ".join(f"{name} {share:.1f} %" for name, share in zip(names, shares, strict=True))
-    tiles = "1 tile" if record.tiles_done == 1 else f"{record.tiles_done} tiles"
-    show_message(f"{tiles} in {record.seconds:.1f} s on {record.device}: {classes}.")
+    show_message(f"Done in {record.seconds:.1f} s on {record.device}: {classes}.")
     for finding in record.findings:
         show_message(finding, warning=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -205,12 +205,17 @@ def prepare(
     ShapeError
         If the image, region, scale or tile does not fit the network.
     ConfigError
-        If `frozen_norm` means nothing to the network.
+        If `frozen_norm` means nothing to the network, or `max_memory` is not positive.
     ModelFileError
         If the model cannot be loaded.
     DeviceError
         If the device does not exist, or has no such precision.
     """
+    if max_memory is not None and max_memory < 1:
+        raise ConfigError(
+            f"max_memory={max_memory} must be at least 1 byte. Leave it out to use half of what "
+            "is free."
+        )
     model = model if isinstance(model, Model) else load_model(model)
     config = model.spec.config
     _check_frozen(config, frozen_norm)
@@ -242,7 +247,7 @@ def prepare(
         model.network.check_input((1, config.in_channels, *plan.tile_shape))
     find_precisions(precision, chosen, model.network)
     slices = tuple(bounds[axis].slice for axis in source.label_axes)
-    return Job(
+    job = Job(
         source=source,
         model=model,
         region=slices,
@@ -255,6 +260,17 @@ def prepare(
         frozen_norm=frozen_norm,
         wants_scores=scores,
         warnings=_warnings(model, plan, frozen_norm),
+    )
+    if max_memory is None or job.peak_bytes <= max_memory:
+        return job
+    return replace(job, warnings=(*job.warnings, _too_little(job.peak_bytes, max_memory)))
+
+
+def _too_little(needed: int, allowed: int) -> str:
+    return (
+        f"The tiles need about {needed / 2**20:.1f} MiB, more than the {allowed / 2**20:.1f} MiB "
+        "that the run may use. Allow more, give smaller tiles, or use a network with fewer blocks "
+        "or filters."
     )
 
 

@@ -364,12 +364,12 @@ def _describe(outcome: Ended, session: PredictionSession) -> tuple[str, State]:
     record = outcome.record
     if outcome.error is not None:
         return f"Failed: {outcome.error or type(outcome.error).__name__}", State.PROBLEM
-    if record is None or record.tiles_done == 0:
-        return "Stopped before the first tile.", State.NOTE
+    if record is None or record.progress == 0:
+        return "Stopped before there was a result.", State.NOTE
     if record.status == "cancelled" and session.labels is None:
         return "Stopped, because its layer was removed.", State.NOTE
     if record.status == "cancelled":
-        kept = f"{record.tiles_done} of {record.n_tiles} tiles are done and stay."
+        kept = f"{record.progress:.0%} is done and stays."
         return f"Stopped: {kept}", State.NOTE
     where = record.device
     if record.precision != "float32":

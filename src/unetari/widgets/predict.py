@@ -180,15 +180,15 @@ class PredictWidget(QWidget):
         if self.cancel_button.enabled:
             self.status.show_text(text, State.BUSY)
 
-    def show_progress(self, done: int, total: int, seconds: float) -> None:
-        """Show how many parts are done, and how long the rest takes."""
-        self.bar.setRange(0, total)
-        self.bar.setValue(done)
+    def show_progress(self, progress: float, seconds: float) -> None:
+        """Show what share is done, 0 to 1, and how long the rest takes."""
+        self.bar.setRange(0, 100)
+        self.bar.setValue(round(100 * progress))
         if not self.cancel_button.enabled:
             return
-        left = seconds / done * (total - done)
-        rest = f", {format_seconds(left)} left" if done < total else ""
-        self.status.show_text(f"Tile {done} of {total}{rest}", State.BUSY)
+        left = seconds / progress * (1 - progress)
+        rest = f", {format_seconds(left)} left" if progress < 1 else ""
+        self.status.show_text(f"{progress:.0%} done{rest}", State.BUSY)
 
     def show_outcome(
         self, text: str, state: State, warnings: str = "", *, can_predict: bool = True

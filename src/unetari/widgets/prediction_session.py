@@ -43,7 +43,7 @@ class PredictionSession(QObject):
 
     begun = Signal(object)
     """`Begun`: the result layer is there."""
-    advanced = Signal(int, int, float)
+    advanced = Signal(float, float)
     """Finished parts, all parts, seconds since the start."""
     ended = Signal(object)
     """`Ended`, after the layers are up to date."""
@@ -60,7 +60,7 @@ class PredictionSession(QObject):
         self.labels: Labels | None = None
         self.scores: Image | None = None
         self._started = 0.0
-        self._tiles_done = 0
+        self._progress = 0.0
         self._failure: Exception | None = None
         self._timer = single_shot(self, _REFRESH_MS, self._refresh)
 
@@ -75,7 +75,7 @@ class PredictionSession(QObject):
             return
         self._image, self.labels, self.scores = layer, None, None
         self._started = time.monotonic()
-        self._tiles_done = 0
+        self._progress = 0.0
         self._failure = None
         self._run = PredictionRun(request)
         self._run.begun.connect(self._on_begun)
@@ -111,9 +111,9 @@ class PredictionSession(QObject):
         self.labels.editable = False
 
     def _on_advanced(self, step: Advanced) -> None:
-        is_first = self._tiles_done == 0
-        self._tiles_done = step.done
-        self.advanced.emit(step.done, step.total, time.monotonic() - self._started)
+        is_first = self._progress == 0
+        self._progress = step.progress
+        self.advanced.emit(step.progress, time.monotonic() - self._started)
         if self._timer.isActive() or self.labels is None:
             return
         # A volume takes most of a second to draw, so it is drawn once, at the end.
@@ -162,7 +162,7 @@ class PredictionSession(QObject):
         self.ended.emit(outcome)
 
     def _finish_layers(self, record: RunRecord | None) -> None:
-        if self._tiles_done == 0:
+        if self._progress == 0:
             self._remove_layers()
         if self.labels is not None:
             self.labels.editable = True

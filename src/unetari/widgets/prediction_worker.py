@@ -62,8 +62,8 @@ class Advanced:
     """A part of the arrays is final."""
 
     where: tuple[slice, ...]
-    done: int
-    total: int
+    progress: float
+    """Share of the voxels that are done, 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def _run(request: PredictionRequest, should_stop: Callable[[], bool]) -> Steps:
         labels[result.where] = result.labels
         if scores is not None:
             scores[(slice(None), *result.where)] = result.scores
-        yield Advanced(result.where, result.index + 1, result.total)
+        yield Advanced(result.where, result.progress)
 
 
 def start_job(
