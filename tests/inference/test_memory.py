@@ -151,7 +151,8 @@ def test_what_is_alive_is_counted(data: st.DataObject) -> None:
     with torch.inference_mode(), LiveMemory() as memory:
         stream = network.stream(sizes, part)
         for rows in strips:
-            stream.push(rows)
+            for _ in stream.push(rows):
+                pass
     scores = config.out_channels * prod(cut.stop - cut.start for cut in part)
     counted, _ = count_live(config, sizes, part, strip)
     assert counted <= memory.peak / 4 <= counted + scores

@@ -18,7 +18,7 @@ from unetari.inference.lean import LeanUNet
 def push_all(network: LeanUNet, image: Tensor, part: list[slice], cuts: list[int]) -> list[Tensor]:
     stream = network.stream(image.shape[2:], part)
     pieces = [image[:, :, start:stop] for start, stop in pairwise([0, *cuts, image.shape[2]])]
-    return [scores for piece in pieces if (scores := stream.push(piece)) is not None]
+    return [scores for piece in pieces for scores in stream.push(piece)]
 
 
 def check(config: UNetConfig, data: st.DataObject) -> None:

@@ -149,15 +149,15 @@ class Engine:
             if number + 1 < len(boxes):
                 self._read.start(*boxes[number + 1])
             self._check()
-            decided = runner.push(block, rows, lambda new: self._decide(new, tile, gathered))
-            if decided is None:
-                continue
-            if self._job.scaling is None:
+            for decided in runner.push(block, rows, lambda new: self._decide(new, tile, gathered)):
+                if decided is None:
+                    continue
+                if self._job.scaling is not None:
+                    yield tile, decided
+                    continue
                 span = Span(written, written + decided[0].shape[0])
                 written = span.stop
                 yield replace(tile, inner=(span, *tile.inner[1:])), decided
-            else:
-                yield tile, decided
 
     def _strips(self, tile: Tile) -> list[tuple[Span, ...]]:
         """Return the boxes in which a tile is read."""

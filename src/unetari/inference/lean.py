@@ -113,7 +113,7 @@ class LeanUNet(nn.Module):
         Tensor
             Logits, (N, classes, [Z,] Y, X), of that part.
         """
-        return cast("Tensor", self.stream(x.shape[2:], part).push(x))
+        return next(self.stream(x.shape[2:], part).push(x))
 
 
 class LeanBlock(nn.Module):

@@ -151,8 +151,8 @@ def _count_live(
     for start in range(0, sizes[0], strip):
         rows = min(strip, sizes[0] - start)
         image = Shape((1, config.in_channels, rows, *sizes[1:]))
-        scores = stream.push(cast("Tensor", image))
-        most = max(most, 0 if scores is None else prod(scores.shape[2:]))
+        for scores in stream.push(cast("Tensor", image)):
+            most = max(most, prod(scores.shape[2:]))
     return ledger.most, most
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import islice
 from typing import Any, Literal, TypeAlias, TypeVar, cast
 
 import numpy as np
@@ -115,11 +117,12 @@ class Runner:
     def _can_be_lean(self, network: UNet) -> bool:
         trial = _small(network)
         lean, plain = self._watch(LeanUNet(trial)), self._watch(Plain(copy.deepcopy(trial)))
-        agreed = self._attempt(lambda: agree(lean, plain, trial.config))
-        if agreed is None:
-            raise OutOfMemoryError(
+        agreed = self._attempt(
+            lambda: agree(lean, plain, trial.config),
+            lambda: (
                 f"The network does not fit on {self.device}. Free memory, or use another device."
-            )
+            ),
+        )
         if not agreed and self._frozen_norm:
             raise DeviceError(f"frozen_norm=True is not possible on {self.device}. {_NOT_LEAN}")
         self.notes = () if agreed else (_NOT_LEAN,)
@@ -136,15 +139,16 @@ class Runner:
             If `should_stop` said so.
         """
 
-        def compute() -> bool:
+        def compute() -> None:
             batch = torch.from_numpy(blocks).to(self.device, _DTYPES[self.precision])
             cast("LeanUNet", self._network).freeze(batch)
-            return True
 
-        if not self._attempt(compute):
+        def describe() -> str:
             what = "What the statistics of normalization are taken from,"
             advice = "Free memory, use another device, or leave frozen_norm out."
-            raise OutOfMemoryError(f"{self._too_large(what, blocks.shape)} {advice}")
+            return f"{self._too_large(what, blocks.shape)} {advice}"
+
+        self._attempt(compute, describe)
 
     @property
     def takes_strips(self) -> bool:
@@ -171,7 +175,7 @@ class Runner:
 
     def push(
         self, block: Pass, rows: NDArray[np.float32], decide: Callable[[Tensor], Result]
-    ) -> Result | None:
+    ) -> Iterator[Result]:
         """Compute what follows from the next rows of a block.
 
         Parameters
@@ -182,12 +186,12 @@ class Runner:
             Normalized intensities; all rows at once unless `takes_strips`.
         decide : callable
             Turns the next rows of the needed logits, float32 (classes, [Z,] Y, X) on the
-            device, into the result.
+            device, into a result.
 
-        Returns
-        -------
-        object or None
-            What `decide` returns; None if further rows are needed first.
+        Yields
+        ------
+        object
+            What `decide` returns. Nothing if further rows are needed first.
 
         Raises
         ------
@@ -197,15 +201,17 @@ class Runner:
             If `should_stop` said so.
         """
 
-        def compute() -> tuple[Result | None]:
+        def begin() -> Iterator[Tensor]:
             batch = torch.from_numpy(rows)[None].to(self.device, _DTYPES[self.precision])
-            scores = block.push(batch)
-            return (None if scores is None else decide(scores[0].float()),)
+            return block.push(batch)
 
-        done = self._attempt(compute)
-        if done is None:
-            raise OutOfMemoryError(self._too_large("A tile of", rows.shape[1:]))
-        return done[0]
+        def advance() -> list[Result]:
+            return [decide(scores[0].float()) for scores in islice(new, 1)]
+
+        what = partial(self._too_large, "A tile of", rows.shape[1:])
+        new = self._attempt(begin, what)
+        while results := self._attempt(advance, what):
+            yield from results
 
     def __call__(
         self,
@@ -214,26 +220,26 @@ class Runner:
         decide: Callable[[Tensor], Result],
     ) -> Result:
         """Compute a block at once; parameters and errors are those of `start` and `push`."""
-        return cast("Result", self.push(self.start(block.shape[1:], part), block, decide))
+        return next(self.push(self.start(block.shape[1:], part), block, decide))
 
     def _too_large(self, what: str, shape: Sequence[int]) -> str:
-        # Called outside the except clause, whose frame keeps the tensors alive.
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
         sizes = " x ".join(map(str, shape))
         return f"{what} {sizes} voxels does not fit on {self.device}."
 
-    def _attempt(self, compute: Callable[[], Result]) -> Result | None:
-        """Compute something; None if memory ran short."""
+    def _attempt(self, compute: Callable[[], Result], describe: Callable[[], str]) -> Result:
+        """Compute something; if memory runs short, raise an OutOfMemoryError that says what."""
         try:
             with torch.inference_mode(), _rounding(self.device, self.precision):
                 return compute()
         except (torch.OutOfMemoryError, MemoryError):
-            return None
+            pass
         except RuntimeError as error:
-            if any(phrase in str(error) for phrase in _OUT_OF_MEMORY):
-                return None
-            raise
+            if not any(phrase in str(error) for phrase in _OUT_OF_MEMORY):
+                raise
+        # Not in an except clause, whose frames keep the tensors alive.
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        raise OutOfMemoryError(describe())
 
     def _check(self, *_: Any) -> None:
         if self._should_stop():
@@ -264,8 +270,8 @@ class _Whole:
     def __init__(self, network: Plain, part: Sequence[slice] | None) -> None:
         self._network, self._part = network, part
 
-    def push(self, x: Tensor) -> Tensor:
-        return cast("Tensor", self._network(x, self._part))
+    def push(self, x: Tensor) -> Iterator[Tensor]:
+        yield self._network(x, self._part)
 
 
 def _small(network: UNet) -> UNet:

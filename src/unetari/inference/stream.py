@@ -10,7 +10,7 @@ is the ordinary pass.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -55,6 +55,7 @@ class Stream:
             plan_decoder(axis_levels(config, axis), size, cut, valid=config.conv_mode == "valid")
             for axis, size, cut in zip(axes, sizes, wanted, strict=True)
         ]
+        self._limits: list[int] = []
         self._levels: list[_Level] = []
         rows = sizes[0]
         for depth in range(config.n_blocks):
@@ -62,29 +63,53 @@ class Stream:
             self._levels.append(level)
             rows = level.pooled_rows
 
-    def push(self, x: Tensor) -> Tensor | None:
-        """Take the next rows, (N, C, [Z,] Y, X); return the scores that follow from them, if any.
+    def push(self, x: Tensor) -> Iterator[Tensor]:
+        """Take the next rows, (N, C, [Z,] Y, X), and yield the scores that follow from them.
 
-        Returns
-        -------
-        Tensor or None
-            Logits, (N, classes, [Z,] Y, X), of the rows after those returned before.
+        The last rows bring all that is still missing. It is computed in pieces that are no
+        larger than the first one that was pushed.
+
+        Yields
+        ------
+        Tensor
+            Logits, (N, classes, [Z,] Y, X), of the rows after those yielded before.
         """
+        if not self._limits:
+            self._limits = self._limit(x.shape[2])
+        yield from self._decode(len(self._levels) - 1, self._encode(x))
+
+    def _limit(self, rows: int) -> list[int]:
+        """Return how many rows every level decodes at once."""
+        limits = [rows]
+        for level in self._levels[:-1]:
+            limits.append(-(-limits[-1] // level.pool))
+        return limits
+
+    def _encode(self, x: Tensor) -> Tensor | None:
         x = self._network.arrange(x)
         for level in self._levels:
             encoded = level.encode(x)
             if encoded is None:
                 return None
             x = encoded
-            del encoded
-        for level in reversed(self._levels[:-1]):
-            decoded = level.decode(x)
-            if decoded is None:
-                return None
-            x = decoded
-            del decoded
-        scores: Tensor = self._network.final(x)
-        return scores if self._crop is None else crop(scores, self._crop)
+        return x
+
+    def _decode(self, depth: int, x: Tensor | None) -> Iterator[Tensor]:
+        """Go from rows of a level up to the scores."""
+        while x is not None and depth > 0:
+            limit = self._limits[depth]
+            if x.shape[2] > limit:
+                for start in range(0, x.shape[2], limit):
+                    yield from self._decode(depth, x[:, :, start : start + limit])
+                return
+            depth -= 1
+            level = self._levels[depth]
+            level.receive(x)
+            del x  # so that it is gone when the largest arrays are made
+            x = level.decode()
+        if x is not None:
+            scores: Tensor = self._network.final(x)
+            yield scores if self._crop is None else crop(scores, self._crop)
 
 
 class _Level:
@@ -104,7 +129,7 @@ class _Level:
         self.pooled_rows = self._second.gives // level.pool
         self._left: Tensor | None = None
         self._queue: deque[Tensor] = deque()
-        self._pool = level.pool
+        self.pool = level.pool
         self._is_deepest = depth == len(plans[0].steps)
         if self._is_deepest:
             self._skip = _Cut([plan.deepest for plan in plans])
@@ -134,21 +159,28 @@ class _Level:
     def _pooled(self, x: Tensor) -> Tensor | None:
         if self._left is not None:
             x = torch.cat((self._left, x), dim=2)
-        n = x.shape[2] // self._pool * self._pool
+        n = x.shape[2] // self.pool * self.pool
         self._left = x[:, :, n:].clone() if n < x.shape[2] else None
         return self._block.pool(x[:, :, :n]) if n else None
 
-    def decode(self, x: Tensor) -> Tensor | None:
-        """Join what the next level gave with what was kept, and compute the decoder's block."""
-        rise = self._rise(x)
-        part = None if rise is None else self._up.next(_length(rise[1]))
-        if rise is None or part is None:
+    def receive(self, x: Tensor) -> None:
+        """Take rows of what the next level gives."""
+        self._rise.push(x)
+
+    def decode(self) -> Tensor | None:
+        """Join what was received with what was kept, and compute the decoder's block."""
+        taken = self._rise.take()
+        if taken is None:
             return None
-        x, new = rise
+        x, new = taken
+        del taken
+        part = self._up.next(_length(new))
+        if part is None:
+            return None
         part = slice(new.start + part.start, new.start + part.stop)
         joined = self._join(_length(part))
         raised = crop(self._block.rise(x), (part, *self._up.others))
-        del x, rise
+        del x
         layer, channels = self._block.raised, self._block.channels
         layer.finish(layer.activate(raised), joined[:, :channels])
         del raised, joined
@@ -282,20 +314,25 @@ class _Rise:
         self._seen = self._done = 0
         self._rows: Tensor | None = None
 
-    def __call__(self, x: Tensor) -> tuple[Tensor, slice] | None:
-        """Take rows; return some to be raised, and which of the raised rows are new and right."""
+    def push(self, x: Tensor) -> None:
+        """Take rows."""
         self._seen += x.shape[2]
-        if self._rows is not None:
-            x = torch.cat((self._rows, x), dim=2)
-        first = self._seen - x.shape[2]
+        self._rows = x if self._rows is None else torch.cat((self._rows, x), dim=2)
+
+    def take(self) -> tuple[Tensor, slice] | None:
+        """Return rows to be raised, and which of the raised rows are new and right, if any are."""
+        rows, self._rows = cast("Tensor", self._rows), None
+        n = rows.shape[2]
+        first = self._seen - n
         ready = self._seen if self._seen == self._total else self._seen - self._after
-        keep = max(0, ready - self._before) - first
-        self._rows = x[:, :, keep:].clone() if keep < x.shape[2] and self._before else None
+        keep = max(0, ready - self._before - first)
+        if keep < n:
+            self._rows = rows[:, :, keep:].clone()
         if ready <= self._done:
             return None
         new = slice(self._pool * (self._done - first), self._pool * (ready - first))
         self._done = ready
-        return x, new
+        return rows, new
 
 
 class _Cut:
