@@ -314,7 +314,7 @@ def test_out_of_memory_at_any_time(
     normalization = "group2" if "frozen_norm" in options else "batch"
     model = make_model(n_blocks=2, start_filters=2, normalization=normalization)
     image = noise(70, 150)
-    monkeypatch.setattr("unetari.inference.memory._CPU_STRIP", 8 * 150 * 2)
+    monkeypatch.setattr("unetari.inference.memory._CPU_STRIP", {2: 8 * 150 * 2})
     plan = {"tile_shape": tile_shape, "device": "cpu", **options}
     expected = predict(image, model, **plan)
     push = runner.Runner.push

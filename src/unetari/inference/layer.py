@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -12,7 +11,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-_CONVOLVE: dict[int, Callable[..., Tensor]] = {2: functional.conv2d, 3: functional.conv3d}
 _FUSED_DTYPES = (torch.float32, torch.bfloat16)
 
 
@@ -26,7 +24,7 @@ class Layer(nn.Module):
     Parameters
     ----------
     convolution : nn.Module
-        A convolution of stride 1, or what else makes the features that are followed.
+        A convolution of stride 1, or a transposed one.
     activation, normalization : nn.Module
         What follows it, in evaluation mode.
     norm_first : bool
@@ -72,19 +70,45 @@ class Layer(nn.Module):
         `rows_padded` is whether zeros are put beyond the first and last row, as the
         convolution does by itself; they can be part of `x` instead.
         """
-        convolution = cast("nn.Conv2d", self.convolution)
-        padding = [int(size) for size in convolution.padding]
-        if not rows_padded:
-            padding[0] = 0
-        weight, bias, dim = convolution.weight, convolution.bias, x.ndim - 2
-        if self._fused is not None and x.device.type == "cpu" and x.dtype in _FUSED_DTYPES:
-            ones = [1] * dim
-            name, scalars = self._fused
-            fused: Tensor = torch.ops.mkldnn._convolution_pointwise(
+        if self._fused is not None and _suits_onednn(x):
+            return self._convolve_by_onednn(x, rows_padded, *self._fused)
+        return self.activate(self.convolve(x, rows_padded))
+
+    def convolve(self, x: Tensor, rows_padded: bool = True) -> Tensor:
+        """Compute the convolution alone."""
+        if _suits_onednn(x):
+            return self._convolve_by_onednn(x, rows_padded, "none", [])
+        if rows_padded:
+            return cast("Tensor", self.convolution(x))
+        convolution, padding = self._convolution, self._padding(rows_padded)
+        compute = functional.conv2d if x.ndim == 4 else functional.conv3d
+        return compute(x, convolution.weight, convolution.bias, padding=padding)
+
+    @property
+    def _convolution(self) -> nn.Conv2d:
+        return cast("nn.Conv2d", self.convolution)
+
+    def _padding(self, rows_padded: bool) -> list[int]:
+        rows, *others = (int(size) for size in self._convolution.padding)
+        return [rows if rows_padded else 0, *others]
+
+    def _convolve_by_onednn(
+        self, x: Tensor, rows_padded: bool, name: str, scalars: list[float]
+    ) -> Tensor:
+        """Convolve and activate at once; torch itself takes slower ways in some cases."""
+        convolution, padding = self._convolution, self._padding(rows_padded)
+        weight, bias, ones = convolution.weight, convolution.bias, [1] * len(padding)
+        result: Tensor
+        if convolution.transposed:
+            result = torch.ops.mkldnn._convolution_transpose_pointwise(
+                x, weight, bias, padding, [0] * len(padding), convolution.stride, ones, 1,
+                name, scalars, "",
+            )  # fmt: skip
+        else:
+            result = torch.ops.mkldnn._convolution_pointwise(
                 x, weight, bias, padding, ones, ones, 1, name, scalars, ""
             )
-            return fused
-        return self.activate(_CONVOLVE[dim](x, weight, bias, padding=padding))
+        return result
 
     def activate(self, x: Tensor) -> Tensor:
         """Activate what the convolution gave, in place, if that comes first."""
@@ -105,10 +129,14 @@ class Layer(nn.Module):
             self.normalization.thaw()
 
 
+def _suits_onednn(x: Tensor) -> bool:
+    # Torch can be built without oneDNN.
+    has_onednn = hasattr(torch.ops.mkldnn, "_convolution_transpose_pointwise")
+    return x.device.type == "cpu" and x.dtype in _FUSED_DTYPES and has_onednn
+
+
 def _find_fused(activation: nn.Module) -> tuple[str, list[float]] | None:
     """Return what oneDNN calls an activation that it can compute within a convolution."""
-    if not hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
-        return None  # torch was built without oneDNN
     if isinstance(activation, nn.ReLU):
         return "relu", []
     if isinstance(activation, nn.LeakyReLU):

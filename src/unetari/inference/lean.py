@@ -54,7 +54,9 @@ class LeanUNet(nn.Module):
             LeanBlock(cast("DownBlock", down), cast("UpBlock | None", up), self.config, frozen)
             for down, up in zip(lean.down_blocks, ups, strict=True)
         )
-        self.final = lean.conv_final
+        self.final = Layer(
+            lean.conv_final, nn.Identity(), nn.Identity(), norm_first=False, frozen=False
+        )
         self.to(memory_format=self.memory_format)  # type: ignore[call-overload]
 
     def freeze(self, images: Tensor) -> None:
@@ -144,6 +146,7 @@ class LeanBlock(nn.Module):
         self.third, self.fourth = layer(up.conv1, up, 1), layer(up.conv2, up, 2)
 
     def rise(self, x: Tensor) -> Tensor:
-        """Bring features of the next level to this one's resolution and number of channels."""
-        raised: Tensor = self.up(self.raised.convolution(x))
-        return raised
+        """Bring features of the next level to this one's resolution and channels; activate them."""
+        if isinstance(self.up, nn.Identity):
+            return cast("Tensor", self.raised(x))
+        return self.raised.activate(self.up(self.raised.convolve(x)))

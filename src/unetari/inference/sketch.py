@@ -106,7 +106,12 @@ class Sketch:
         del like
         return Shape(shape, self._ledger)
 
-    def final(self, x: Shape) -> Shape:
+    @property
+    def final(self) -> Sketch:
+        """The last layer."""
+        return self
+
+    def convolve(self, x: Shape) -> Shape:
         """Return the scores, which are not counted."""
         return Shape((x.shape[0], self.config.out_channels, *x.shape[2:]))
 
@@ -155,10 +160,6 @@ class _Layer:
             for n, radius, shrink in zip(x.shape[2:], self._radii, shrinks, strict=True)
         ]
         return Shape((x.shape[0], self._channels, *sizes), self._ledger)
-
-    def activate(self, x: Shape) -> Shape:
-        """Activate, in place."""
-        return x
 
     def finish(self, x: Shape, out: Shape | None = None) -> Shape:
         """Normalize; group and instance normalization do not work in place."""

@@ -108,7 +108,7 @@ class Stream:
             del x  # so that it is gone when the largest arrays are made
             x = level.decode()
         if x is not None:
-            scores: Tensor = self._network.final(x)
+            scores = self._network.final.convolve(x)
             yield scores if self._crop is None else crop(scores, self._crop)
 
 
@@ -181,8 +181,7 @@ class _Level:
         joined = self._join(_length(part))
         raised = crop(self._block.rise(x), (part, *self._up.others))
         del x
-        layer, channels = self._block.raised, self._block.channels
-        layer.finish(layer.activate(raised), joined[:, :channels])
+        self._block.raised.finish(raised, joined[:, : self._block.channels])
         del raised, joined
         found = self._fourth.follow(self._third.convolve(), self._third.layer)
         return None if found is None else self._result(self._fourth.layer.finish(found))
