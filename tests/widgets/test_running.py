@@ -288,7 +288,7 @@ def test_the_outcome_is_in_view_in_a_low_window(
     panel.session.cancel()
     finish(qtbot, panel, gate)
     status = panel.predict.status
-    assert status.text == "Stopped before the first tile."
+    assert status.text == "Stopped before there was a result."
     qtbot.waitUntil(lambda: status.height() >= status.heightForWidth(status.width()) > 0)
     assert status.visibleRegion().boundingRect().height() == status.height()
 
