@@ -244,7 +244,7 @@ def test_the_time_before_the_first_tile_is_explained(
     dock.model.set_page("Build")
     dock.model.intensities.set_value(unetari.Normalization(method=method))
     begin(qtbot, dock)
-    assert "computing the first tile..." in dock.predict.status.text.lower()
+    assert "computing the first part..." in dock.predict.status.text.lower()
     assert ("intensities" in dock.predict.status.text) == reads
     finish(qtbot, dock, gate)
 

@@ -37,8 +37,8 @@ _VIEW_DELAY_MS = 150  # the canvas is drawn again before the visible region is k
 _MODEL, _IMAGE, _PREDICT = "1. Model", "2. Image", "3. Predict"
 _WIDTH = 300  # pixels; the least of the panel
 _SHORT = 70  # letters; a longer problem is not said twice
-_COMPUTING = "Computing the first tile..."
-_READING = "Reading the image for its intensities and computing the first tile..."
+_COMPUTING = "Computing the first part..."
+_READING = "Reading the image for its intensities and computing the first part..."
 
 
 def list_devices() -> Sequence[str]:

@@ -48,7 +48,7 @@ class PredictWidget(QWidget):
             _PRECISIONS,
             label="Precision",
             tooltip="Fast: the fastest format of the device that changes at most 0.05 % of the "
-            "labels of the first tile, and float32 if there is none.",
+            "labels of a sample, and float32 if there is none.",
         )
         self.auto_tile = CheckBox(
             value=True,
