@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from unetari.core.config import UP_MODES, UNetConfig
+from unetari.core.config import UP_MODES, FrozenModel, UNetConfig
+from unetari.core.normalization import Normalization
 from unetari.core.sizes import Reach
+from unetari.core.spec import ModelSpec
 from unetari.errors import ConfigError, UnetariError
 
 
@@ -145,3 +147,18 @@ def test_integers_of_numpy_are_integers() -> None:
 def test_equal_options_are_equal_and_hash_alike() -> None:
     assert UNetConfig(n_blocks=3) == UNetConfig(n_blocks=3)
     assert hash(UNetConfig(n_blocks=3)) == hash(UNetConfig(n_blocks=3))
+
+
+@pytest.mark.parametrize("settings", [UNetConfig, Normalization, ModelSpec])
+def test_every_option_is_explained(settings: type[FrozenModel]) -> None:
+    texts = settings.explain_options()
+    assert set(texts) == set(settings.model_fields)
+    assert all(texts.values())
+
+
+def test_settings_without_source_explain_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> str:
+        raise OSError("no source")
+
+    monkeypatch.setattr("inspect.getsource", fail)
+    assert UNetConfig.explain_options() == {}

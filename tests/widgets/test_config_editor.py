@@ -27,6 +27,10 @@ def test_every_option_has_a_field() -> None:
     assert set(TITLES) == set(UNetConfig.model_fields)
 
 
+def test_every_field_is_explained(editor: UNetConfigEditor) -> None:
+    assert all(field.tooltip for field in editor.fields.values())
+
+
 def test_every_combination_of_choices_round_trips(editor: UNetConfigEditor) -> None:
     choices = product(
         [(dim, mode) for dim in (2, 3) for mode in UP_MODES[dim]],

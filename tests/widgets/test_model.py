@@ -11,7 +11,7 @@ import pytest
 import torch
 from pytestqt.qtbot import QtBot
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QFileDialog, QLineEdit, QPushButton, QToolButton
+from qtpy.QtWidgets import QAbstractSpinBox, QFileDialog, QLineEdit, QPushButton, QToolButton
 
 import unetari
 from unetari.core.card import introduce
@@ -51,6 +51,17 @@ def get_spec(widget: ModelWidget) -> ModelSpec:
     choice = widget.value()
     assert choice is not None
     return choice.spec
+
+
+def test_forms_are_made_when_their_page_is_opened(qtbot: QtBot, widget: ModelWidget) -> None:
+    assert not widget.findChildren(ModelFilePage)
+    assert not widget.findChildren(QAbstractSpinBox)
+    widget.show()
+    for page, kind in (("File", ModelFilePage), ("Build", QAbstractSpinBox)):
+        widget.set_page(page)
+        assert any(part.isVisible() for part in widget.findChildren(kind))
+    widget.set_page("Library")
+    assert not any(page.isVisible() for page in widget.findChildren(ModelFilePage))
 
 
 def test_the_first_bundled_model_loads_by_itself(qtbot: QtBot, widget: ModelWidget) -> None:
@@ -290,8 +301,8 @@ def test_a_repaired_file_can_be_chosen_again(
     path = tmp_path / "mine.safetensors"
     path.write_bytes(b"")
     monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *_: (str(path), ""))
-    browse = next(b for b in widget.findChildren(QPushButton) if "Browse" in b.text())
     widget.set_page("File")
+    browse = next(b for b in widget.findChildren(QPushButton) if "Browse" in b.text())
     browse.click()
     wait_for(qtbot, widget, State.PROBLEM)
     path.write_bytes((model_folder / "tiny-2d.safetensors").read_bytes())

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import re
+from itertools import pairwise
 from numbers import Integral
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import (
     BaseModel,
@@ -47,13 +50,36 @@ Integer = Annotated[int, BeforeValidator(_plain), Field(strict=True)]
 class FrozenModel(BaseModel):
     """Base of all settings: frozen, no unknown fields, and our own error type."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     def __init__(self, **options: Any) -> None:
         try:
             super().__init__(**options)
         except ValidationError as error:
             raise ConfigError(_describe(type(self).__name__, error)) from error
+
+    @classmethod
+    def explain_options(cls) -> dict[str, str]:
+        """Return the text below each option in the source, by name; empty if there is no source.
+
+        pydantic's `use_attribute_docstrings` reads the source of every class on import, which
+        takes longer than all the rest of it.
+
+        Examples
+        --------
+        >>> UNetConfig.explain_options()["dim"]
+        'Number of spatial dimensions.'
+        """
+        try:
+            source = inspect.getsource(cls)
+        except (OSError, TypeError):  # TypeError: a class typed at the prompt
+            return {}
+        found = {}
+        for option, below in pairwise(cast("ast.ClassDef", ast.parse(source).body[0]).body):
+            if isinstance(option, ast.AnnAssign) and isinstance(below, ast.Expr):
+                name, text = ast.unparse(option.target), ast.literal_eval(below.value)
+                found[name] = inspect.cleandoc(text)
+        return found
 
     def replace(self, **changes: Any) -> Self:
         """Return a validated copy with some options changed."""

@@ -124,10 +124,10 @@ class PlanarBlocksField(Container[Widget]):
 Field = ComboBox | SpinBox | NormalizationField | PlanarBlocksField
 
 
-def _make_field(name: str) -> Field:
+def _make_field(name: str, tooltip: str) -> Field:
     """Build the field of an option from its declaration in `UNetConfig`."""
     info = UNetConfig.model_fields[name]
-    label, tooltip = TITLES[name], info.description or ""
+    label = TITLES[name]
     if name == "normalization":
         return NormalizationField(name=name, label=label, tooltip=tooltip)
     if name == "planar_blocks":
@@ -154,7 +154,10 @@ class UNetConfigEditor(Container[Widget]):
     def __init__(self, config: UNetConfig | None = None) -> None:
         self._problem = ""
         # Any: the values are of different types, and each field knows its own.
-        self.fields: dict[str, Any] = {name: _make_field(name) for name in TITLES}
+        tooltips = UNetConfig.explain_options()
+        self.fields: dict[str, Any] = {
+            name: _make_field(name, tooltips.get(name, "")) for name in TITLES
+        }
         self._reasons = {name: Message(state=State.PROBLEM) for name in TITLES}
         self._summary = TextLabel()
         for field in self.fields.values():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,11 +24,12 @@ from unetari.core.spec import ModelSpec
 from unetari.errors import UntrustedModelError
 from unetari.model.kinds import NATIVE, saved_kinds
 from unetari.widgets.background import Background, single_shot
+from unetari.widgets.builder import Builder
 from unetari.widgets.card import CardView
 from unetari.widgets.config_editor import UNetConfigEditor
 from unetari.widgets.diagram import DiagramSection
 from unetari.widgets.export_form import ExportForm, PackageRequest
-from unetari.widgets.fields import form
+from unetari.widgets.fields import align_labels
 from unetari.widgets.library import LibraryPage
 from unetari.widgets.messages import Message, State
 from unetari.widgets.model_file import ASSUMPTIONS, ModelFilePage
@@ -72,27 +73,25 @@ class ModelWidget(QWidget):
         self._tabs.setExpanding(True)
         self._tabs.setDrawBase(False)
         self.library = LibraryPage()
-        self.file = ModelFilePage()
-        self.editor = UNetConfigEditor()
-        self.intensities = NormalizationEditor()
-        self._builder = form([self.editor, self.intensities], labels=False)
+        self._pages: dict[str, QWidget] = {}
+        self._place = QVBoxLayout()
         self.message = Message()
         self.card = CardView()
         self._save = QPushButton("Save model...")
         self._save.setToolTip("Write the model to one file, in one of several formats")
         self.diagram = DiagramSection()
-        self._pages = self._lay_out()
+        self._lay_out()
         self._connect()
         self.set_page(LIBRARY if self.library.value() is not None else BUILD)
 
-    def _lay_out(self) -> dict[str, QWidget]:
+    def _lay_out(self) -> None:
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.addWidget(self._tabs)
-        pages = {LIBRARY: self.library, FILE: self.file, BUILD: self._builder.native}
-        for name, page in pages.items():
+        for name in PAGES:
             self._tabs.addTab(name)
-            column.addWidget(page)
+        column.addLayout(self._place)
+        self._add_page(LIBRARY, self.library)
         column.addWidget(self.message)
         column.addWidget(self.card)
         last = QHBoxLayout()
@@ -100,7 +99,39 @@ class ModelWidget(QWidget):
         last.addWidget(self._save, stretch=1)
         column.addLayout(last)
         column.addWidget(self.diagram)
-        return pages
+
+    def _add_page(self, name: str, page: QWidget) -> None:
+        self._pages[name] = page
+        self._place.addWidget(page)
+        page.setVisible(name == self.page)
+        align_labels(self)
+
+    @cached_property
+    def file(self) -> ModelFilePage:
+        """The page of a model file, made when it is first needed: a panel opens sooner."""
+        page = ModelFilePage()
+        page.changed.connect(self._reload)
+        page.keep_requested.connect(self._keep)
+        self._add_page(FILE, page)
+        return page
+
+    @cached_property
+    def builder(self) -> Builder:
+        """The page of options, made when it is first needed."""
+        page = Builder()
+        page.changed.connect(self._on_edited)
+        self._add_page(BUILD, page.native)
+        return page
+
+    @property
+    def editor(self) -> UNetConfigEditor:
+        """The options of the network that is built."""
+        return self.builder.editor
+
+    @property
+    def intensities(self) -> NormalizationEditor:
+        """How the network that is built wants its intensities."""
+        return self.builder.intensities
 
     def _connect(self) -> None:
         self.changed.connect(self._show_diagram)
@@ -108,9 +139,6 @@ class ModelWidget(QWidget):
         self.library.changed.connect(self._on_library)
         self.library.told.connect(self.message.show_text)
         self.library.busy_changed.connect(self._offer_keeping)
-        self.file.changed.connect(self._reload)
-        self.file.keep_requested.connect(self._keep)
-        self._builder.changed.connect(self._on_edited)
         self._loading.done.connect(self._on_loaded)
         self._loading.failed.connect(self._on_load_failed)
         self._saving.done.connect(self._on_saved)
@@ -147,7 +175,7 @@ class ModelWidget(QWidget):
     def problem(self) -> str:
         """Why there is no model to use; empty if there is one."""
         if self.page == BUILD:
-            return self.editor.problem or self.intensities.problem
+            return self.builder.problem
         return self._problem
 
     def build_with(self, **changes: int | str) -> None:
@@ -194,9 +222,14 @@ class ModelWidget(QWidget):
     def _offer_keeping(self) -> None:
         opened = self._opened
         is_file = opened is not None and opened.entry is not None
-        self.file.offer_keeping(is_file and not self.library.is_busy)
+        if FILE in self._pages:
+            self.file.offer_keeping(is_file and not self.library.is_busy)
 
     def _show_page(self) -> None:
+        if self.page == FILE:
+            _ = self.file
+        elif self.page == BUILD:
+            _ = self.builder
         for name, page in self._pages.items():
             page.setVisible(name == self.page)
         if self.page == LIBRARY:
@@ -266,7 +299,9 @@ class ModelWidget(QWidget):
     def _on_loaded(self, opened: Opened) -> None:
         self._opened = opened
         self._problem = ""
-        self.file.offer_found(list_assumed(opened))
+        assumed = list_assumed(opened)
+        if assumed or FILE in self._pages:
+            self.file.offer_found(assumed)
         self._show_choice()
 
     def _on_load_failed(self, error: Exception) -> None:
