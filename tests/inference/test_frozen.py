@@ -13,7 +13,9 @@ from unetari import Model, UNetConfig, predict
 from unetari.core.tiles import Span
 from unetari.errors import ConfigError, OutOfMemoryError
 from unetari.inference.frozen import sample_boxes
+from unetari.inference.job import prepare
 from unetari.inference.lean import LeanUNet
+from unetari.inference.record import RunRecord
 from unetari.model.unet import UNet
 
 MakeModel = Callable[..., Model]
@@ -35,7 +37,7 @@ def test_results_do_not_depend_on_tiles(
     model = make_model(normalization=norm, block_order=order, conv_mode=conv_mode, n_blocks=3)
     image = noise(150, 170)
     found = [
-        predict(image, model, tile_shape=tile, scores=True, frozen_norm=True, device="cpu")
+        predict(image, model, tile_shape=tile, scores=True, norm_statistics="sampled", device="cpu")
         for tile in [(100, 108), (116, 200), None]
     ]
     assert [result.record.n_tiles > 1 for result in found] == [True, True, False]
@@ -44,7 +46,7 @@ def test_results_do_not_depend_on_tiles(
         np.testing.assert_allclose(result.scores, found[2].scores, atol=1e-5)  # type: ignore[arg-type]
         assert result.record.seams is not None
         assert result.record.seams.largest_difference < 1e-5
-        assert result.record.frozen_norm
+        assert result.record.norm_statistics == "sampled"
 
 
 def test_tiles_do_show_without_it(make_model: MakeModel) -> None:
@@ -73,9 +75,13 @@ def test_frozen_on_one_image_is_the_network_on_that_image(dim: int, norm: str) -
 def test_each_plane_has_statistics_of_its_own(make_model: MakeModel) -> None:
     model = make_model(normalization="instance", n_blocks=2)
     planes = np.stack([noise(60, 70), 40 * noise(60, 70) ** 2])
-    together = predict(planes, model, axes="TYX", scores=True, frozen_norm=True, device="cpu")
+    together = predict(
+        planes, model, axes="TYX", scores=True, norm_statistics="sampled", device="cpu"
+    )
     # Intensities are mapped by statistics of the whole image: the same for both runs.
-    again = predict(planes[::-1], model, axes="TYX", scores=True, frozen_norm=True, device="cpu")
+    again = predict(
+        planes[::-1], model, axes="TYX", scores=True, norm_statistics="sampled", device="cpu"
+    )
     assert together.scores is not None
     assert again.scores is not None
     np.testing.assert_allclose(together.scores[:, ::-1], again.scores, atol=1e-5)
@@ -92,7 +98,7 @@ def test_samples_lie_in_the_image() -> None:
 @pytest.mark.parametrize("norm", ["none", "batch"])
 def test_only_for_networks_that_need_it(make_model: MakeModel, norm: str) -> None:
     with pytest.raises(ConfigError, match="instance or group normalization"):
-        predict(noise(60, 60), make_model(normalization=norm), frozen_norm=True)
+        predict(noise(60, 60), make_model(normalization=norm), norm_statistics="sampled")
 
 
 def test_samples_that_do_not_fit(make_model: MakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,5 +106,20 @@ def test_samples_that_do_not_fit(make_model: MakeModel, monkeypatch: pytest.Monk
         raise torch.OutOfMemoryError("full")
 
     monkeypatch.setattr(LeanUNet, "freeze", full)
-    with pytest.raises(OutOfMemoryError, match=r"statistics of normalization .* leave frozen_norm"):
-        predict(noise(90, 90), make_model(normalization="instance"), frozen_norm=True)
+    with pytest.raises(
+        OutOfMemoryError, match=r"statistics of normalization .* leave norm_statistics"
+    ):
+        predict(noise(90, 90), make_model(normalization="instance"), norm_statistics="sampled")
+
+
+@pytest.mark.parametrize(("was", "is_now"), [(True, "sampled"), (False, "tile")])
+def test_older_records_load(make_model: MakeModel, was: bool, is_now: str) -> None:
+    record = prepare(noise(30, 30), make_model(), device="cpu").record().model_dump(mode="json")
+    del record["norm_statistics"]
+    loaded = RunRecord.model_validate({**record, "frozen_norm": was})
+    assert loaded.norm_statistics == is_now
+
+
+def test_unknown_statistics(make_model: MakeModel) -> None:
+    with pytest.raises(ConfigError, match=r"'batch' is unknown\. Choose one of: tile, sampled"):
+        prepare(noise(60, 60), make_model(), norm_statistics="batch")

@@ -302,7 +302,7 @@ def test_errors_come_before_the_first_tile(make_model: MakeModel) -> None:
         predict_tiles(noise(150, 170), make_model(), tile_shape=(8, 8))
 
 
-@pytest.mark.parametrize("options", [{}, {"frozen_norm": True}, {"scale": (1.3, 0.8)}])
+@pytest.mark.parametrize("options", [{}, {"norm_statistics": "sampled"}, {"scale": (1.3, 0.8)}])
 @pytest.mark.parametrize("tile_shape", [(50, 70), None])
 def test_out_of_memory_at_any_time(
     make_model: MakeModel,
@@ -311,7 +311,7 @@ def test_out_of_memory_at_any_time(
     tile_shape: tuple[int, int] | None,
 ) -> None:
     """It is injected at every strip; what is done stays, and the rest is done once."""
-    normalization = "group2" if "frozen_norm" in options else "batch"
+    normalization = "group2" if "norm_statistics" in options else "batch"
     model = make_model(n_blocks=2, start_filters=2, normalization=normalization)
     image = noise(70, 150)
     monkeypatch.setattr("unetari.inference.memory._CPU_STRIP", {2: 8 * 150 * 2})

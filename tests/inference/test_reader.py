@@ -71,9 +71,9 @@ def test_the_next_tile_is_read_while_one_is_computed(
     assert len(image.threads) == 1
 
 
-@pytest.mark.parametrize("options", [{"frozen_norm": True}, {"precision": "bf16"}])
+@pytest.mark.parametrize("options", [{"norm_statistics": "sampled"}, {"precision": "bf16"}])
 def test_each_tile_is_read_once(make_model: MakeModel, options: dict[str, Any]) -> None:
-    norm = "instance" if "frozen_norm" in options else "batch"
+    norm = "instance" if "norm_statistics" in options else "batch"
     model = make_model(n_blocks=2, start_filters=2, method="none", normalization=norm)
     image = Watched(np.random.default_rng(0).normal(size=(3, 40, 400)).astype(np.float32))
     job = prepare(image, model, axes="TYX", tile_shape=(40, 80), device="cpu", **options)
@@ -82,7 +82,7 @@ def test_each_tile_is_read_once(make_model: MakeModel, options: dict[str, Any]) 
     tiles = [index for index in image.reads if index[2].stop - index[2].start == 80]
     seams = tiles[job.n_tiles :]  # measured afterwards, with frozen statistics
     assert len({str(index) for index in tiles[: job.n_tiles]}) == job.n_tiles
-    assert bool(seams) == ("frozen_norm" in options)
+    assert bool(seams) == ("norm_statistics" in options)
 
 
 def test_nothing_large_is_read_once_memory_has_run_short(

@@ -446,19 +446,20 @@ def test_all_tiles_share_their_statistics(
 ) -> None:
     image = np.random.default_rng(0).integers(0, 999, (300, 300)).astype(np.uint16)
     viewer.add_image(image)
-    assert not dock.predict.frozen_box.native.isVisibleTo(dock)  # tiny-2d has batch normalization
+    # tiny-2d has batch normalization.
+    assert not dock.predict.statistics_field.native.isVisibleTo(dock)
     dock.model.set_page("Build")
     config = unetari.UNetConfig(n_blocks=2, start_filters=4, normalization="instance")
     dock.model.editor.set_value(config)
-    qtbot.waitUntil(lambda: dock.predict.frozen_box.native.isVisibleTo(dock), timeout=WAIT_MS)
-    dock.predict.frozen_box.value = True
+    qtbot.waitUntil(lambda: dock.predict.statistics_field.native.isVisibleTo(dock), timeout=WAIT_MS)
+    dock.predict.statistics_field.value = "sampled"
     with qtbot.waitSignal(dock.session.ended, timeout=WAIT_MS) as ended:
         dock.predict.predict_button.native.click()
     record = ended.args[0].record
-    assert record.frozen_norm
+    assert record.norm_statistics == "sampled"
     model = dock.model.value()
     assert model is not None
-    expected = unetari.predict(image, model.get(), frozen_norm=True).labels
+    expected = unetari.predict(image, model.get(), norm_statistics="sampled").labels
     assert dock.session.labels is not None
     np.testing.assert_array_equal(dock.session.labels.data, expected)
 

@@ -75,14 +75,13 @@ def predict(
             "0.05 % of the labels of a sample."
         ),
     ] = "float32",
-    frozen_norm: Annotated[
-        bool,
+    norm_statistics: Annotated[
+        str,
         typer.Option(
-            "--frozen-norm",
-            help="Take the statistics of instance or group normalization from samples of the "
-            "image, so that tiles leave no trace.",
+            help="What instance or group normalization takes its statistics from: tile (each its "
+            "own, so that borders can show), or sampled (parts of the image, once)."
         ),
-    ] = False,
+    ] = "tile",
     tile: Annotated[
         str | None,
         typer.Option(
@@ -129,7 +128,7 @@ def predict(
         scale=_find_scale(opened, loaded, rescale, scale),
         device=device,
         precision=precision,
-        frozen_norm=frozen_norm,
+        norm_statistics=norm_statistics,
         tile_shape=tile_shape,
         max_memory=None if memory is None else round(memory * 2**30),
         scores=scores is not None,

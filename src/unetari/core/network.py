@@ -14,6 +14,11 @@ FEATURES_UNKNOWN = 512
 about what a U-Net with 57 filters in its first block holds."""
 
 
+NormStatistics = Literal["tile", "sampled"]
+"""Where instance and group normalization take their statistics from: each tile, or samples of the
+image."""
+
+
 class ForeignConfig(FrozenModel):
     """A network that is no `UNet`: its sizes and reach, declared by its file or measured."""
 

@@ -220,7 +220,7 @@ class Engine:
         if self._runner is None:
             device = resolve_device(job.device)
             self._runner = Runner(
-                job.model.network, device, self._should_stop, frozen_norm=job.frozen_norm
+                job.model.network, device, self._should_stop, frozen=job.norm_statistics != "tile"
             )
             self._freeze(self._runner, frame)
             self._runner = self._choose_precision(self._runner, frame)
@@ -229,7 +229,7 @@ class Engine:
 
     def _freeze(self, runner: Runner, frame: Frame) -> None:
         """Give a runner the statistics of normalization that hold for a whole frame."""
-        if not self._job.frozen_norm:
+        if self._job.norm_statistics == "tile":
             return
         if self._samples is None or self._samples[0] != frame:
             boxes = sample_boxes(self._job.plan.shape, self._job.model.spec.config)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unetari.core.axes import guess_axes
 from unetari.core.config import UNetConfig
-from unetari.core.network import NetworkConfig
+from unetari.core.network import NetworkConfig, NormStatistics
 from unetari.core.scaling import RIM, Scaling
 from unetari.core.shapes import check_shape
 from unetari.core.source import ImageSource
@@ -51,8 +51,8 @@ class Job:
     """The device, such as "cpu" or "cuda:0"."""
     precision: str
     """Floating-point format of the network, or "auto"."""
-    frozen_norm: bool
-    """Whether instance and group normalization take their statistics from samples of the image."""
+    norm_statistics: NormStatistics
+    """Where instance and group normalization take their statistics from."""
     wants_scores: bool
     """Whether results carry probabilities."""
     warnings: tuple[str, ...]
@@ -127,7 +127,7 @@ class Job:
             strip=self.strip,
             halo=self.plan.halo,
             n_tiles=self.n_tiles,
-            frozen_norm=self.frozen_norm,
+            norm_statistics=self.norm_statistics,
             peak_bytes=self.peak_bytes,
             device=self.device,
             warnings=self.warnings,
@@ -146,7 +146,7 @@ def prepare(
     scale: Sequence[float] | None = None,
     device: str = "auto",
     precision: str = "float32",
-    frozen_norm: bool = False,
+    norm_statistics: str = "tile",
     tile_shape: Sequence[int] | None = None,
     max_memory: int | None = None,
     scores: bool = False,
@@ -180,11 +180,11 @@ def prepare(
         "float32" is exact; "tf32", "bf16" and "fp16" are faster where the hardware
         has them. "auto" takes the fastest that changes at most 0.05 % of the labels
         of a sample, and gives finite numbers only.
-    frozen_norm : bool
-        For U-Nets with instance or group normalization: take the statistics from up to
-        9 samples of each plane or volume, once, instead of from each tile. Tiles then
-        leave no trace, and results do not depend on them; they are not exactly those
-        of one whole pass.
+    norm_statistics : str
+        For U-Nets with instance or group normalization: what their statistics are taken
+        from. "tile": each tile, whose borders can show. "sampled": up to 9 samples of each
+        plane or volume, once; tiles then leave no trace, and results do not depend on
+        them, but they are not exactly those of one whole pass.
     tile_shape : sequence of int, optional
         Largest outer size of a tile, ([Z,] Y, X), as the network sees it;
         default: from the memory that may be used.
@@ -205,7 +205,7 @@ def prepare(
     ShapeError
         If the image, region, scale or tile does not fit the network.
     ConfigError
-        If `frozen_norm` means nothing to the network, or `max_memory` is not positive.
+        If `norm_statistics` means nothing to the network, or `max_memory` is not positive.
     ModelFileError
         If the model cannot be loaded.
     DeviceError
@@ -218,7 +218,7 @@ def prepare(
         )
     model = model if isinstance(model, Model) else load_model(model)
     config = model.spec.config
-    _check_frozen(config, frozen_norm)
+    statistics = _check_statistics(config, norm_statistics)
     source = _as_source(image, axes, channel, grey, config.dim)
     report = check_shape(config, source, scale=scale)
     if report.problems:
@@ -238,7 +238,7 @@ def prepare(
         tile_shape=tile_shape,
         budget=free if max_memory is None else max_memory,
         on_cpu=chosen.type == "cpu",
-        frozen_norm=frozen_norm,
+        frozen=statistics != "tile",
         scaling=scaling,
     )
     rim = 0 if scaling is None else RIM
@@ -257,9 +257,9 @@ def prepare(
         strip=min(tiling.strip, plan.tile_shape[0]),
         device=str(chosen),
         precision=precision,
-        frozen_norm=frozen_norm,
+        norm_statistics=statistics,
         wants_scores=scores,
-        warnings=_warnings(model, plan, frozen_norm),
+        warnings=_warnings(model, plan, statistics),
     )
     if max_memory is None or job.peak_bytes <= max_memory:
         return job
@@ -319,22 +319,28 @@ def _resolve_region(source: ImageSource, region: Sequence[slice] | None) -> dict
     }
 
 
-def _check_frozen(config: NetworkConfig, frozen_norm: bool) -> None:
-    if frozen_norm and (config.tiles_exactly or not isinstance(config, UNetConfig)):
+def _check_statistics(config: NetworkConfig, statistics: str) -> NormStatistics:
+    choices: tuple[NormStatistics, ...] = get_args(NormStatistics)
+    if statistics not in choices:
         raise ConfigError(
-            "frozen_norm=True is for U-Nets of unetari with instance or group normalization, and "
-            "this network is none. Leave it out."
+            f"norm_statistics={statistics!r} is unknown. Choose one of: {', '.join(choices)}."
         )
+    if statistics != "tile" and (config.tiles_exactly or not isinstance(config, UNetConfig)):
+        raise ConfigError(
+            f"norm_statistics={statistics!r} is for U-Nets of unetari with instance or group "
+            "normalization, and this network is none. Leave it out."
+        )
+    return choices[choices.index(statistics)]
 
 
-def _warnings(model: Model, plan: TilePlan, frozen_norm: bool) -> tuple[str, ...]:
+def _warnings(model: Model, plan: TilePlan, statistics: NormStatistics) -> tuple[str, ...]:
     config = model.spec.config
-    if frozen_norm or config.tiles_exactly or len(plan) == 1:
+    if statistics != "tile" or config.tiles_exactly or len(plan) == 1:
         return ()
     if isinstance(config, UNetConfig):
         cause = f"uses {config.normalization} normalization, whose statistics come from each tile"
         advice = (
-            "; so do the same statistics in all tiles (frozen_norm), and a model with batch "
+            "; so do the same statistics in all tiles (norm_statistics), and a model with batch "
             "normalization"
         )
     else:

@@ -45,9 +45,9 @@ class Tiling(NamedTuple):
     """Rows of a tile, or planes in 3D, that the network gets at once."""
 
 
-def takes_strips(config: NetworkConfig, frozen_norm: bool = False) -> bool:
+def takes_strips(config: NetworkConfig, frozen: bool = False) -> bool:
     """Whether a network can get a tile strip by strip."""
-    return isinstance(config, UNetConfig) and (config.tiles_exactly or frozen_norm)
+    return isinstance(config, UNetConfig) and (config.tiles_exactly or frozen)
 
 
 def peak_bytes(
@@ -164,7 +164,7 @@ def choose_tiling(
     on_cpu: bool,
     region: Sequence[Span] | None = None,
     tile_shape: Sequence[int] | None = None,
-    frozen_norm: bool = False,
+    frozen: bool = False,
     scaling: Scaling | None = None,
 ) -> Tiling:
     """Choose the largest tiles and strips that fit.
@@ -186,7 +186,7 @@ def choose_tiling(
         The part to predict, ([Z,] Y, X). Default: the whole image.
     tile_shape : sequence of int, optional
         The tiles, if they are not to be chosen.
-    frozen_norm : bool
+    frozen : bool
         Whether statistics of normalization do not depend on tiles.
     scaling : Scaling, optional
         How the image is rescaled for the network.
@@ -197,7 +197,7 @@ def choose_tiling(
         Not less than the smallest tile of the network, even where that may not fit.
     """
     rim = 0 if scaling is None else RIM
-    reaches, in_strips = reach_of(config, rim), takes_strips(config, frozen_norm)
+    reaches, in_strips = reach_of(config, rim), takes_strips(config, frozen)
 
     def plan(limit: Sequence[int] | None) -> TilePlan:
         return plan_tiles(shape, config, tile_shape=limit, region=region, rim=rim)

@@ -115,7 +115,7 @@ def predict_tiles(
     scale: Sequence[float] | None = None,
     device: str = "auto",
     precision: str = "float32",
-    frozen_norm: bool = False,
+    norm_statistics: str = "tile",
     tile_shape: Sequence[int] | None = None,
     max_memory: int | None = None,
     scores: bool = False,
@@ -148,7 +148,7 @@ def predict_tiles(
         scale=scale,
         device=device,
         precision=precision,
-        frozen_norm=frozen_norm,
+        norm_statistics=norm_statistics,
         tile_shape=tile_shape,
         max_memory=max_memory,
         scores=scores,
@@ -168,7 +168,7 @@ def predict(
     scale: Sequence[float] | None = None,
     device: str = "auto",
     precision: str = "float32",
-    frozen_norm: bool = False,
+    norm_statistics: str = "tile",
     tile_shape: Sequence[int] | None = None,
     max_memory: int | None = None,
     scores: bool = False,
@@ -181,8 +181,8 @@ def predict(
         numpy, dask or zarr array of any real dtype.
     model : Model, str or path-like
         A loaded model, the name of a bundled or kept one, or a path.
-    axes, channel, grey, region, scale, device, precision, frozen_norm, tile_shape,
-    max_memory, scores
+    axes, channel, grey, region, scale, device, precision, norm_statistics,
+    tile_shape, max_memory, scores
         As in `unetari.inference.job.prepare`.
 
     Returns
@@ -213,7 +213,7 @@ def predict(
         scale=scale,
         device=device,
         precision=precision,
-        frozen_norm=frozen_norm,
+        norm_statistics=norm_statistics,
         tile_shape=tile_shape,
         max_memory=max_memory,
         scores=scores,

@@ -5,11 +5,12 @@ from __future__ import annotations
 import platform
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from unetari.core.config import FrozenModel
+from unetari.core.network import NormStatistics
 from unetari.core.spec import ModelSpec
 from unetari.inference.precision import PrecisionCheck
 from unetari.inference.runner import Precision
@@ -76,8 +77,8 @@ class RunRecord(FrozenModel):
     """Voxels per side that a tile reads and does not write."""
     n_tiles: int
     """Number of tiles, over all frames."""
-    frozen_norm: bool = False
-    """Whether instance or group normalization took its statistics from samples of the image."""
+    norm_statistics: NormStatistics = "tile"
+    """Where instance and group normalization took their statistics from."""
     peak_bytes: int = 0
     """Predicted peak memory of a tile on the device, in bytes."""
     device: str
@@ -104,6 +105,15 @@ class RunRecord(FrozenModel):
     """Measured disagreement at tile borders; None for networks that tile exactly."""
     remarks: tuple[str, ...] = ()
     """What came up while it ran, such as a faster way that could not be used."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_older(cls, given: Any) -> Any:
+        """Take a record of when there were two choices, and `frozen_norm` was one of them."""
+        if not isinstance(given, dict) or "frozen_norm" not in given:
+            return given
+        rest = {name: value for name, value in given.items() if name != "frozen_norm"}
+        return {"norm_statistics": "sampled" if given["frozen_norm"] else "tile", **rest}
 
     @property
     def findings(self) -> tuple[str, ...]:

@@ -57,14 +57,14 @@ class Runner:
         Where to run it.
     should_stop : callable
         Asked before every convolution, so that a run ends within one layer.
-    frozen_norm : bool
+    frozen : bool
         Whether instance and group normalization of a `UNet` take their statistics
         from what `freeze` gets, instead of from each block.
 
     Raises
     ------
     DeviceError
-        If `frozen_norm` is asked for and the network cannot run as a `LeanUNet`.
+        If `frozen` is asked for and the network cannot run as a `LeanUNet`.
     OutOfMemoryError
         If the device has too little memory for the network.
     Cancelled
@@ -77,7 +77,7 @@ class Runner:
         device: torch.device,
         should_stop: Callable[[], bool],
         *,
-        frozen_norm: bool = False,
+        frozen: bool = False,
     ) -> None:
         self.device = device
         self.precision: Precision = "float32"
@@ -85,7 +85,7 @@ class Runner:
         """What the user should know of how the network is run."""
         self._should_stop = should_stop
         self._original = network
-        self._frozen_norm = frozen_norm
+        self._frozen = frozen
         lean = self._find_lean(network) if isinstance(network, UNet) else None
         self._network: LeanUNet | Plain = (
             self._watch(Plain(copy.deepcopy(network))) if lean is None else lean
@@ -104,7 +104,7 @@ class Runner:
         return isinstance(self._network, LeanUNet)
 
     def _make_lean(self, network: UNet) -> LeanUNet:
-        lean = LeanUNet(network, frozen=self._frozen_norm)
+        lean = LeanUNet(network, frozen=self._frozen)
         return self._watch(lean.to(_DTYPES[self.precision]))
 
     def _watch(self, network: Network) -> Network:
@@ -118,7 +118,7 @@ class Runner:
         """Return a lean network that gives the numbers of the plain one, or None."""
         lean = trial = self._make_lean(network)
         twin = _small(network)
-        if twin is not network or self._frozen_norm:
+        if twin is not network or self._frozen:
             trial = self._watch(LeanUNet(twin))
         is_ready = self.device.type == "cpu" and not any(m.training for m in twin.modules())
         plain = twin if is_ready else copy.deepcopy(twin).to(self.device).eval()
@@ -130,8 +130,10 @@ class Runner:
         )
         if agreed:
             return lean
-        if self._frozen_norm:
-            raise DeviceError(f"frozen_norm=True is not possible on {self.device}. {_NOT_LEAN}")
+        if self._frozen:
+            raise DeviceError(
+                f'Only norm_statistics="tile" is possible on {self.device}. {_NOT_LEAN}'
+            )
         self.notes = (_NOT_LEAN,)
         return None
 
@@ -152,7 +154,7 @@ class Runner:
 
         def describe() -> str:
             what = "What the statistics of normalization are taken from,"
-            advice = "Free memory, use another device, or leave frozen_norm out."
+            advice = "Free memory, use another device, or leave norm_statistics out."
             return f"{self._too_large(what, blocks.shape)} {advice}"
 
         self._attempt(compute, describe)

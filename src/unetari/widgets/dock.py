@@ -198,8 +198,8 @@ class UnetariDock(QWidget):
             max(reach.smallest_tile for reach in reaches),
             max(reach.multiple for reach in reaches),
         )
-        can_freeze = isinstance(config, UNetConfig) and not config.tiles_exactly
-        self.predict.offer_frozen_norm(can_freeze)
+        has_choice = isinstance(config, UNetConfig) and not config.tiles_exactly
+        self.predict.offer_statistics(has_choice)
 
     def _possible_fixes(self, report: ShapeReport) -> list[Fix]:
         """Keep the fixes that throw no training away, or say that they do.
@@ -289,7 +289,7 @@ class UnetariDock(QWidget):
             scale=self._scale.factors,
             device=self.predict.device,
             precision=self.predict.precision,
-            frozen_norm=self.predict.frozen_norm,
+            norm_statistics=self.predict.norm_statistics,
             tile_size=self.predict.tile_size,
             scores=self.predict.wants_scores,
         )

@@ -18,6 +18,10 @@ _REGIONS = {
     "visible": "visible part",
 }
 _PRECISIONS = {"float32": "exact (float32)", "auto": "fast (checked)"}
+_STATISTICS = {
+    "tile": "each tile",
+    "sampled": "samples",
+}
 _LARGEST_TILE = 16384
 
 
@@ -56,10 +60,11 @@ class PredictWidget(QWidget):
             tooltip="As large as memory allows. The result does not depend on it.",
         )
         self.tile_field = integer(1, _LARGEST_TILE, 512, tooltip="Pixels along each axis")
-        self.frozen_box = CheckBox(
-            text="the same in all tiles",
-            tooltip="Instance or group normalization takes its statistics from samples of the "
-            "image instead of from each tile, so that tiles leave no trace",
+        self.statistics_field = choice(
+            _STATISTICS,
+            label="Statistics",
+            tooltip="What instance or group normalization takes its statistics from. Each tile: "
+            "borders can show. Samples: parts of the image, once, so that tiles leave no trace.",
         )
         self.scores_box = CheckBox(
             text="probabilities",
@@ -74,7 +79,6 @@ class PredictWidget(QWidget):
         self.warnings = Message()
         self.controls = QWidget(self)
         """Buttons, progress and outcome, for the owner to put where they are always seen."""
-        self._frozen_row = row([self.frozen_box], label="Statistics")
         self._lay_out()
         self._connect()
         self.set_running(False)
@@ -83,7 +87,7 @@ class PredictWidget(QWidget):
         tile = row([self.auto_tile, self.tile_field], label="Tile size (px)")
         result = row([plain("labels"), self.scores_box], label="Result")
         where = [self.region_field, self.device_field, self.precision_field]
-        fields = form([*where, tile, self._frozen_row, result])
+        fields = form([*where, tile, self.statistics_field, result])
         buttons = row([self.predict_button, self.cancel_button])
         buttons.native.layout().setStretch(0, 2)
         buttons.native.layout().setStretch(1, 1)
@@ -95,7 +99,7 @@ class PredictWidget(QWidget):
         below.setContentsMargins(0, 0, 0, 0)
         for widget in (buttons.native, self.bar, self.status, self.warnings):
             below.addWidget(widget)
-        self.offer_frozen_norm(False)
+        self.offer_statistics(False)
 
     def _connect(self) -> None:
         self.auto_tile.changed.connect(self._show_tile_field)
@@ -121,9 +125,9 @@ class PredictWidget(QWidget):
         return str(self.precision_field.value)
 
     @property
-    def frozen_norm(self) -> bool:
-        """Whether all tiles share the statistics of normalization."""
-        return self._offers_frozen_norm and self.frozen_box.value
+    def norm_statistics(self) -> str:
+        """What instance and group normalization take their statistics from."""
+        return str(self.statistics_field.value) if self._offers_statistics else "tile"
 
     @property
     def wants_scores(self) -> bool:
@@ -145,10 +149,10 @@ class PredictWidget(QWidget):
         self.tile_field.min = smallest
         self.tile_field.step = max(step, 16)
 
-    def offer_frozen_norm(self, offered: bool) -> None:
-        """Offer the same statistics for all tiles, or not: batch normalization has its own."""
-        self._offers_frozen_norm = offered  # `visible` is false in a panel that is not shown
-        self._frozen_row.visible = offered
+    def offer_statistics(self, offered: bool) -> None:
+        """Offer where statistics come from, or not: batch normalization has its own."""
+        self._offers_statistics = offered  # `visible` is false in a panel that is not shown
+        self.statistics_field.visible = offered
 
     def set_problem(self, problem: str, state: State = State.NOTE) -> None:
         """Enable Predict, or say why it cannot work."""

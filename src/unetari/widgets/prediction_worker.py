@@ -40,8 +40,8 @@ class PredictionRequest:
     """Name of the device."""
     precision: str = "float32"
     """Floating-point format of the network."""
-    frozen_norm: bool = False
-    """Whether all tiles share the statistics of normalization."""
+    norm_statistics: str = "tile"
+    """Where instance and group normalization take their statistics from."""
     tile_size: int | None = None
     """Largest size of a tile along each axis, in voxels; None for what fits in memory."""
     scores: bool = False
@@ -107,7 +107,7 @@ def _run(request: PredictionRequest, should_stop: Callable[[], bool]) -> Steps:
         scale=request.scale,
         device=request.device,
         precision=request.precision,
-        frozen_norm=request.frozen_norm,
+        norm_statistics=request.norm_statistics,
         tile_shape=None if size is None else (size,) * model.spec.config.dim,
         scores=request.scores,
     )
