@@ -1,4 +1,4 @@
-"""Tiled equals whole, for whatever the config can say: random networks, sizes, tiles and regions.
+"""Tiled equals whole, for all that the config can say: random networks, sizes, tiles and strips.
 
 Three comparisons with one plain pass over the whole image: what a user gets in float32,
 all of the arithmetic in float64, and networks of whole numbers bit for bit.
@@ -7,6 +7,7 @@ all of the arithmetic in float64, and networks of whole numbers bit for bit.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from math import log2
 from typing import Any
 
@@ -18,12 +19,13 @@ from numpy.typing import NDArray
 from tests.inference.wholes import Case, cases, make_whole_numbers, randomize, whole_pass
 from torch import Tensor, nn
 
-from unetari import predict
 from unetari.core.config import UNetConfig
 from unetari.core.normalization import Normalization
 from unetari.core.spec import ModelSpec
 from unetari.core.tiles import Tile, read_mirrored
+from unetari.inference.job import prepare
 from unetari.inference.lean import LeanUNet
+from unetari.inference.predict import collect
 from unetari.model.checkpoint import Model
 from unetari.model.unet import UNet
 
@@ -44,7 +46,7 @@ def check_predict(case: Case) -> None:
     spec = ModelSpec(config=case.config, normalization=Normalization(method="none"))
     model = Model.from_network(network, spec)
     image = case.make_image().astype(np.float32)
-    found = predict(
+    job = prepare(
         image,
         model,
         axes="CZYX" if case.config.dim == 3 else "CYX",
@@ -53,6 +55,7 @@ def check_predict(case: Case) -> None:
         scores=True,
         device="cpu",
     )
+    found = collect(replace(job, strip=case.strip))
     logits = torch.from_numpy(whole_pass(network, image, case.config)[(slice(None), *case.region)])
     one_class = case.config.out_channels == 1
     expected = logits.sigmoid() if one_class else logits.softmax(0)
@@ -63,15 +66,17 @@ def check_predict(case: Case) -> None:
 def compute_tiles(
     network: UNet, case: Case, image: NDArray[np.float64]
 ) -> Iterator[tuple[Tile, NDArray[np.float64], NDArray[np.float64]]]:
-    """Yield every tile with what it writes, computed by the plain and by the lean network."""
+    """Yield every tile with what it writes: of the plain network, and of the lean one in strips."""
     lean = LeanUNet(network)
     for tile in case.plan:
         block = read_mirrored(lambda box: image[as_slices(box)], tile.outer, case.shape)
         batch = torch.from_numpy(block)[None]
         with torch.inference_mode():
             plain = network(batch)[0][as_slices(tile.local)]
-            part = lean(batch, [span.slice for span in tile.local])[0]
-        yield tile, plain.numpy(), part.numpy()
+            stream = lean.stream(tile.shape, [span.slice for span in tile.local])
+            strips = torch.split(batch, case.strip, dim=2)
+            rows = [found for strip in strips for found in stream.push(strip)]
+        yield tile, plain.numpy(), torch.cat(rows, dim=2)[0].numpy()
 
 
 def check_float64(case: Case) -> None:

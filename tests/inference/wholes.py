@@ -30,11 +30,18 @@ class Case:
     shape: tuple[int, ...]
     tile_shape: tuple[int, ...]
     region: tuple[slice, ...]
+    pieces: int
+    """How many strips a tile comes in."""
     seed: int
 
     @property
     def plan(self) -> TilePlan:
         return plan_tiles(self.shape, self.config, tile_shape=self.tile_shape, region=self.region)
+
+    @property
+    def strip(self) -> int:
+        """Rows of a tile that the network gets at once."""
+        return -(-self.plan.tile_shape[0] // self.pieces)
 
     def make_image(self, *, whole_numbers: bool = False) -> NDArray[np.float64]:
         """Return (C, [Z,] Y, X)."""
@@ -93,8 +100,9 @@ def cases(
     voxels = max(prod(plan.tile_shape) * len(plan), prod(plan_tiles(shape, config).tile_shape))
     assume(voxels <= most_voxels)
     filters = max(1, min(config.start_filters, most_voxels // voxels))
-    seed = draw(st.integers(0, 2**16))
-    return Case(config.replace(start_filters=filters), shape, tile_shape, region, seed)
+    config = config.replace(start_filters=filters)
+    pieces, seed = draw(st.integers(1, 9)), draw(st.integers(0, 2**16))
+    return Case(config, shape, tile_shape, region, pieces, seed)
 
 
 @st.composite
