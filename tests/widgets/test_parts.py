@@ -6,7 +6,7 @@ import threading
 
 import pytest
 from pytestqt.qtbot import QtBot
-from qtpy.QtCore import QPoint, QPointF, Qt
+from qtpy.QtCore import QEvent, QObject, QPoint, QPointF, Qt
 from qtpy.QtGui import QImage, QWheelEvent
 from qtpy.QtWidgets import QApplication
 
@@ -143,6 +143,28 @@ def test_the_time_left_is_shown(qtbot: QtBot) -> None:
     widget.show_progress(0.25, 10.0)
     assert widget.status.text == "25% done, 30 s left"
     assert (widget.bar.value(), widget.bar.maximum()) == (25, 100)
+
+
+def test_progress_is_painted_when_the_window_has_time(qtbot: QtBot) -> None:
+    class Paints(QObject):
+        count = 0
+
+        def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:  # noqa: N802
+            self.count += event is not None and event.type() == QEvent.Type.Paint
+            return False
+
+    widget, paints = PredictWidget(), Paints()
+    qtbot.addWidget(widget)
+    widget.bar.installEventFilter(paints)
+    widget.show()
+    widget.set_running(True)
+    widget.show_progress(0.01, 1.0)
+    qtbot.waitUntil(lambda: paints.count > 0)
+    before = paints.count
+    for percent in range(2, 100):
+        widget.show_progress(percent / 100, 1.0)
+    assert (widget.bar.value(), paints.count) == (99, before)
+    qtbot.waitUntil(lambda: paints.count > before)
 
 
 def test_the_tile_size_keeps_to_what_the_network_can_take(qtbot: QtBot) -> None:

@@ -27,7 +27,7 @@ from unetari.widgets.messages import State
 from unetari.widgets.model import BUILD, LIBRARY, ModelWidget
 from unetari.widgets.predict import PredictWidget, format_seconds
 from unetari.widgets.prediction_session import PredictionSession, notify
-from unetari.widgets.prediction_worker import Begun, Ended, PredictionRequest
+from unetari.widgets.prediction_worker import Begun, Ended, PredictionRequest, import_modules
 from unetari.widgets.scale_choice import ScaleChoice
 
 if TYPE_CHECKING:
@@ -42,9 +42,10 @@ _READING = "Reading the image for its intensities and computing the first part..
 
 
 def list_devices() -> Sequence[str]:
-    """Return the devices of this machine; the first call imports torch."""
+    """Return the devices of this machine; the first call imports torch, and all else of a run."""
     from unetari.model.device import available_devices
 
+    import_modules()  # while nobody waits for it
     return available_devices()
 
 
@@ -294,8 +295,8 @@ class UnetariDock(QWidget):
             scores=self.predict.wants_scores,
         )
         self._predicted = choice.file_sha256
+        self.session.start(layer, request)  # first: to show that it runs takes a moment, too
         self.predict.set_running(True)
-        self.session.start(layer, request)
 
     def _on_begun(self, step: Begun) -> None:
         self._begun = step

@@ -172,10 +172,10 @@ class PredictWidget(QWidget):
         self._running = running
         self.predict_button.enabled = False
         self.cancel_button.enabled = running
+        # No end: a moving bar while the model and the statistics are prepared.
+        self._set_bar(0, 0)
         self.bar.setVisible(running)
         if running:
-            # No end: a moving bar while the model and the statistics are prepared.
-            self.bar.setRange(0, 0)
             self.status.show_text("Preparing...", State.BUSY)
             self.warnings.show_text("")
 
@@ -186,13 +186,20 @@ class PredictWidget(QWidget):
 
     def show_progress(self, progress: float, seconds: float) -> None:
         """Show what share is done, 0 to 1, and how long the rest takes."""
-        self.bar.setRange(0, 100)
-        self.bar.setValue(round(100 * progress))
+        self._set_bar(100, round(100 * progress))
         if not self.cancel_button.enabled:
             return
         left = seconds / progress * (1 - progress)
         rest = f", {format_seconds(left)} left" if progress < 1 else ""
         self.status.show_text(f"{progress:.0%} done{rest}", State.BUSY)
+
+    def _set_bar(self, end: int, value: int) -> None:
+        # Qt's bar paints its whole window, canvas included, before it returns; this lets it wait
+        # for the next turn of the event loop.
+        self.bar.setUpdatesEnabled(False)
+        self.bar.setRange(0, end)
+        self.bar.setValue(value)
+        self.bar.setUpdatesEnabled(True)
 
     def show_outcome(
         self, text: str, state: State, warnings: str = "", *, can_predict: bool = True
