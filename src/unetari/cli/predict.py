@@ -79,7 +79,8 @@ def predict(
         str,
         typer.Option(
             help="What instance or group normalization takes its statistics from: tile (each its "
-            "own, so that borders can show), or sampled (parts of the image, once)."
+            "own, so that borders can show), sampled (parts of the image, once), or whole (all of "
+            "the image: exact, and slow where it does not fit in memory at once)."
         ),
     ] = "tile",
     tile: Annotated[

@@ -14,9 +14,9 @@ FEATURES_UNKNOWN = 512
 about what a U-Net with 57 filters in its first block holds."""
 
 
-NormStatistics = Literal["tile", "sampled"]
-"""Where instance and group normalization take their statistics from: each tile, or samples of the
-image."""
+NormStatistics = Literal["tile", "sampled", "whole"]
+"""What instance and group normalization take their statistics from: each tile, samples of the
+image, or all of the image."""
 
 
 class ForeignConfig(FrozenModel):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from unetari.core.tiles import Span, Tile, plan_tiles
 from unetari.errors import Cancelled, OutOfMemoryError
-from unetari.inference.frozen import sample_boxes
+from unetari.inference.frozen import Statistics
 from unetari.inference.job import Frame, Job
 from unetari.inference.memory import Tiling, shrink
 from unetari.inference.precision import (
@@ -51,6 +51,10 @@ class TileResult:
     """Probabilities, (classes, ...), if the job asks for them."""
 
 
+_SPLIT = (
+    "Memory did not suffice for one tile, and the network sees its whole input at once: results "
+    "can differ at the borders of the tiles, which was not measured."
+)
 Decided = tuple[NDArray[Any], NDArray[np.float32] | None]
 """Labels, ([Z,] Y, X), and if the job asks for them scores, (classes, [Z,] Y, X)."""
 
@@ -64,7 +68,8 @@ class Engine:
         self._should_stop = should_stop
         self._read = Reader(job, should_stop)
         self._runner: Runner | None = None
-        self._samples: tuple[Frame, NDArray[np.float32]] | None = None
+        self._statistics = Statistics(job, self._read)
+        self._ready_for: Frame | None = None
         self.checks: tuple[PrecisionCheck, ...] = ()
         """How faster formats than float32 did on a sample."""
         self._written_voxels = 0
@@ -222,19 +227,11 @@ class Engine:
             self._runner = Runner(
                 job.model.network, device, self._should_stop, frozen=job.norm_statistics != "tile"
             )
-            self._freeze(self._runner, frame)
+            self._statistics.find(self._runner, frame)
             self._runner = self._choose_precision(self._runner, frame)
-        elif self._samples is not None and self._samples[0] != frame:
-            self._freeze(self._runner, frame)
-
-    def _freeze(self, runner: Runner, frame: Frame) -> None:
-        """Give a runner the statistics of normalization that hold for a whole frame."""
-        if self._job.norm_statistics == "tile":
-            return
-        if self._samples is None or self._samples[0] != frame:
-            boxes = sample_boxes(self._job.plan.shape, self._job.model.spec.config)
-            self._samples = frame, np.stack([self._read(frame, box) for box in boxes])
-        runner.freeze(self._samples[1])
+        elif self._ready_for != frame:
+            self._statistics.find(self._runner, frame)
+        self._ready_for = frame
 
     def _choose_precision(self, exact: Runner, frame: Frame) -> Runner:
         """Return a runner in the fastest format that may be used, judged by a sample."""
@@ -251,7 +248,7 @@ class Engine:
             expected = exact(block, part, Tensor.clone)
             for name in faster:
                 runner = exact.in_precision(name)
-                self._freeze(runner, frame)
+                self._statistics.find(runner, frame)
                 check = check_precision(runner, expected, block, part, config)
                 self.checks += (check,)
                 if check.passes or job.precision != "auto":
@@ -268,7 +265,15 @@ class Engine:
     @property
     def notes(self) -> tuple[str, ...]:
         """What the user should know of how the network is run."""
-        return () if self._runner is None else self._runner.notes
+        notes = () if self._runner is None else self._runner.notes
+        return notes if self.is_exact or not self._job.is_exact else (*notes, _SPLIT)
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the result is that of one pass over the whole image, to rounding."""
+        job = self._job
+        can_split = job.norm_statistics == "whole" or job.model.spec.config.tiles_exactly
+        return job.is_exact and (can_split or self.tiling.tile_shape == job.plan.tile_shape)
 
     @property
     def precision(self) -> Precision:
@@ -310,7 +315,7 @@ class Engine:
         or the user or the memory cuts the measurement short: the labels are done.
         """
         config, plan = self._job.model.spec.config, self._job.plan
-        if config.tiles_exactly or self.tiling.tile_shape != plan.tile_shape:
+        if self._job.is_exact or self.tiling.tile_shape != plan.tile_shape:
             return None
         frame = self._job.frames[0]
         try:

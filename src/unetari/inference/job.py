@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,8 @@ from unetari.core.scaling import RIM, Scaling
 from unetari.core.shapes import check_shape
 from unetari.core.source import ImageSource
 from unetari.core.tiles import Span, TilePlan, plan_tiles, resolve_span
-from unetari.errors import AxesError, ConfigError, ShapeError
-from unetari.inference.memory import SHARE_OF_FREE_MEMORY, choose_tiling, peak_bytes
+from unetari.errors import AxesError, ConfigError, OutOfMemoryError, ShapeError
+from unetari.inference.memory import SHARE_OF_FREE_MEMORY, choose_pass, choose_tiling, peak_bytes
 from unetari.inference.precision import find_precisions
 from unetari.inference.record import RunRecord
 from unetari.model.checkpoint import Model, load_model
@@ -53,6 +53,9 @@ class Job:
     """Floating-point format of the network, or "auto"."""
     norm_statistics: NormStatistics
     """Where instance and group normalization take their statistics from."""
+    pass_strip: int
+    """Rows of the whole image that the network gets at once to find its statistics; 0 where they
+    are taken from less."""
     wants_scores: bool
     """Whether results carry probabilities."""
     warnings: tuple[str, ...]
@@ -93,7 +96,24 @@ class Job:
     @property
     def peak_bytes(self) -> int:
         """Predicted peak memory of a tile on the device, in bytes; weights come on top."""
-        return peak_bytes(self.plan, self.model.spec.config, self.strip, self.scaling)
+        config, frozen = self.model.spec.config, self.norm_statistics != "tile"
+        peak = peak_bytes(self.plan, config, self.strip, self.scaling, frozen=frozen)
+        if not self.pass_strip:
+            return peak
+        return max(peak, peak_bytes(self.whole, config, self.pass_strip, frozen=True))
+
+    @property
+    def whole(self) -> TilePlan:
+        """The whole image as one tile."""
+        return plan_tiles(self.plan.shape, self.model.spec.config, rim=self.rim)
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the result is that of one pass over the whole image, to rounding."""
+        is_whole = len(self.plan) == 1 and self.plan.region == self.whole.region
+        if self.norm_statistics == "tile":
+            return self.model.spec.config.tiles_exactly or is_whole
+        return self.norm_statistics == "whole"
 
     @property
     def in_strips(self) -> bool:
@@ -108,7 +128,21 @@ class Job:
         amount = f"{memory} MiB" if memory < 1024 else f"{memory / 1024:.1f} GiB"
         rows = "planes" if len(self.plan.tile_shape) == 3 else "rows"
         strips = f" in strips of {self.strip} {rows}" if self.in_strips else ""
-        return f"{tiles} of {sizes} voxels{strips} on {self.device}, about {amount} of memory."
+        work = f"{tiles} of {sizes} voxels{strips} on {self.device}, about {amount} of memory."
+        return f"{work}{self._describe_passes()}"
+
+    def _describe_passes(self) -> str:
+        """Say how long statistics of the whole image take."""
+        if not self.pass_strip:
+            return ""
+        layers = 5 * cast("UNetConfig", self.model.spec.config).n_blocks - 3
+        one = "plane" if len(self.plan.shape) == 2 else "volume"
+        if self.pass_strip >= self.whole.tile_shape[0]:
+            return f" Statistics take one pass over each {one}, as long as a run."
+        return (
+            f" Statistics take {layers} passes over each {one}, about as long as "
+            f"{-(-layers // 2)} runs."
+        )
 
     def record(self, **outcome: Any) -> RunRecord:
         """Describe the run; `outcome` adds what is known only afterwards."""
@@ -130,6 +164,7 @@ class Job:
             norm_statistics=self.norm_statistics,
             peak_bytes=self.peak_bytes,
             device=self.device,
+            exact=self.is_exact,
             warnings=self.warnings,
             **outcome,
         )
@@ -184,7 +219,9 @@ def prepare(
         For U-Nets with instance or group normalization: what their statistics are taken
         from. "tile": each tile, whose borders can show. "sampled": up to 9 samples of each
         plane or volume, once; tiles then leave no trace, and results do not depend on
-        them, but they are not exactly those of one whole pass.
+        them, but they are not exactly those of one whole pass. "whole": all of each plane
+        or volume, found layer by layer in one pass for each unless all fits in memory at
+        once; the result is that of one whole pass.
     tile_shape : sequence of int, optional
         Largest outer size of a tile, ([Z,] Y, X), as the network sees it;
         default: from the memory that may be used.
@@ -210,6 +247,8 @@ def prepare(
         If the model cannot be loaded.
     DeviceError
         If the device does not exist, or has no such precision.
+    OutOfMemoryError
+        If not even the thinnest strips of the whole image fit, for statistics of the whole.
     """
     if max_memory is not None and max_memory < 1:
         raise ConfigError(
@@ -231,12 +270,13 @@ def prepare(
         shape, part = scaling.rescaled_shape, scaling.seen(part)
     chosen = resolve_device(device)
     free = free_memory(chosen) * SHARE_OF_FREE_MEMORY
+    budget = free if max_memory is None else max_memory
     tiling = choose_tiling(
         shape,
         config,
         region=part,
         tile_shape=tile_shape,
-        budget=free if max_memory is None else max_memory,
+        budget=budget,
         on_cpu=chosen.type == "cpu",
         frozen=statistics != "tile",
         scaling=scaling,
@@ -245,6 +285,9 @@ def prepare(
     plan = plan_tiles(shape, config, tile_shape=tiling.tile_shape, region=part, rim=rim)
     if isinstance(model.network, UNet):
         model.network.check_input((1, config.in_channels, *plan.tile_shape))
+    pass_strip = 0
+    if statistics == "whole":
+        pass_strip = _plan_pass(plan_tiles(shape, config, rim=rim), config, budget)
     find_precisions(precision, chosen, model.network)
     slices = tuple(bounds[axis].slice for axis in source.label_axes)
     job = Job(
@@ -258,12 +301,27 @@ def prepare(
         device=str(chosen),
         precision=precision,
         norm_statistics=statistics,
+        pass_strip=pass_strip,
         wants_scores=scores,
         warnings=_warnings(model, plan, statistics),
     )
     if max_memory is None or job.peak_bytes <= max_memory:
         return job
     return replace(job, warnings=(*job.warnings, _too_little(job.peak_bytes, max_memory)))
+
+
+def _plan_pass(whole: TilePlan, config: NetworkConfig, budget: float) -> int:
+    """Return how many rows of the whole image may pass through the network at once."""
+    strip = choose_pass(whole, cast("UNetConfig", config), budget)
+    if strip is not None:
+        return strip
+    sizes = " x ".join(map(str, whole.tile_shape))
+    raise OutOfMemoryError(
+        f'norm_statistics="whole" passes all of the image, {sizes} voxels, through the network, '
+        "which in the thinnest strips still needs more than the "
+        f"{budget / 2**20:.1f} MiB that the run may use. Allow more, or choose "
+        'norm_statistics="sampled", which shows no borders either, or "tile".'
+    )
 
 
 def _too_little(needed: int, allowed: int) -> str:
@@ -340,8 +398,8 @@ def _warnings(model: Model, plan: TilePlan, statistics: NormStatistics) -> tuple
     if isinstance(config, UNetConfig):
         cause = f"uses {config.normalization} normalization, whose statistics come from each tile"
         advice = (
-            "; so do the same statistics in all tiles (norm_statistics), and a model with batch "
-            "normalization"
+            '; so do statistics of the whole image (norm_statistics="whole") or of samples of it '
+            '("sampled"), and a model with batch normalization'
         )
     else:
         cause, advice = "sees its whole input at once", ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -30,8 +30,7 @@ class Layer(nn.Module):
     norm_first : bool
         Whether normalization comes before activation.
     frozen : bool
-        Whether instance and group normalization keep the statistics of the first
-        batch they see.
+        Whether instance and group normalization keep statistics that they find once.
     """
 
     def __init__(
@@ -54,7 +53,7 @@ class Layer(nn.Module):
         elif is_batch:
             normalization = _Affine(cast("_BatchNorm", normalization))
         elif frozen and isinstance(normalization, _InstanceNorm | nn.GroupNorm):
-            normalization = _Frozen(normalization)
+            normalization = Frozen(normalization)
         activation.inplace = True  # type: ignore[assignment]
         self.convolution, self.activation, self.normalization = (
             convolution,
@@ -123,10 +122,22 @@ class Layer(nn.Module):
             x = self.activation(x)
         return x if out is None else out.copy_(x)
 
-    def thaw(self) -> None:
-        """Forget the statistics of frozen normalization."""
-        if isinstance(self.normalization, _Frozen):
-            self.normalization.thaw()
+    @property
+    def frozen(self) -> Frozen | None:
+        """The normalization, if it keeps the statistics that it finds."""
+        return self.normalization if isinstance(self.normalization, Frozen) else None
+
+    @property
+    def halts(self) -> bool:
+        """Whether no features get past it, because its statistics are still to be gathered."""
+        return self.frozen is not None and self.frozen.state in ("waits", "gathers")
+
+    def gathers(self, x: Tensor) -> bool:
+        """Take statistics from what `finish` would get, if that is all it is for."""
+        if self.frozen is None or self.frozen.state != "gathers":
+            return False
+        self.frozen.add(x)
+        return True
 
 
 def _suits_onednn(x: Tensor) -> bool:
@@ -167,31 +178,61 @@ class _Affine(_PerChannel):
         self.register_buffer("shift", shift.view(axes))
 
 
-class _Frozen(_PerChannel):
-    """Normalization by the statistics of the first batch it sees, its images taken together."""
+class Frozen(_PerChannel):
+    """Normalization by statistics that are found once, and kept.
+
+    Mean and variance are those of all images of a batch taken together, and of all
+    pieces in which an image comes. They are put together in float64, by the pairwise
+    update of Chan, Golub and LeVeque (1983).
+    """
 
     def __init__(self, norm: _InstanceNorm | nn.GroupNorm) -> None:
         super().__init__()
         self._norm = norm
-        self._knows = False
+        self.begin("learns")
 
-    def thaw(self) -> None:
-        self._knows = False
+    def begin(self, state: Literal["learns", "waits", "gathers"]) -> None:
+        """Forget the statistics; they come from the next batch, later, or from all pieces."""
+        self.state: Literal["learns", "waits", "gathers", "knows"] = state
+        self._count = 0
+        self._mean = self._squares = torch.zeros((), dtype=torch.float64)
+
+    def add(self, x: Tensor) -> None:
+        """Take in features, (N, C, [Z,] Y, X)."""
+        axes = (0, *range(2, x.ndim))
+        moments = torch.var_mean(x.float(), dim=axes, correction=0)
+        variance, mean = (moment.cpu().double() for moment in moments)
+        count = x.numel() // x.shape[1]
+        total = self._count + count
+        shift = mean - self._mean
+        self._mean = self._mean + shift * (count / total)
+        self._squares = (
+            self._squares + variance * count + shift.square() * (self._count / total * count)
+        )
+        self._count = total
+        self.scale = x.new_empty((1, x.shape[1], *[1] * (x.ndim - 2)))
+
+    def settle(self) -> None:
+        """Keep what was found."""
+        norm, channels = self._norm, len(self._mean)
+        groups = norm.num_groups if isinstance(norm, nn.GroupNorm) else channels
+        means = self._mean.view(groups, -1)
+        mean = means.mean(dim=1, keepdim=True)
+        variance = (self._squares.view(groups, -1) / self._count + (means - mean).square()).mean(
+            dim=1, keepdim=True
+        )
+        scale = torch.rsqrt(variance + norm.eps).expand_as(means).flatten()
+        shift = -mean.expand_as(means).flatten() * scale
+        if norm.weight is not None:
+            weight, bias = (each.detach().cpu().double() for each in (norm.weight, norm.bias))
+            scale, shift = scale * weight, shift * weight + bias
+        like = self.scale
+        self.scale, self.shift = scale.view_as(like).to(like), shift.view_as(like).to(like)
+        self.state = "knows"
 
     def forward(self, x: Tensor, out: Tensor | None = None) -> Tensor:
-        if not self._knows:
-            self.scale, self.shift = self._find(x)
-            self._knows = True
+        """Normalize features in place, or into another array."""
+        if self.state == "learns":
+            self.add(x)
+            self.settle()
         return super().forward(x, out)
-
-    def _find(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        norm, channels = self._norm, x.shape[1]
-        groups = norm.num_groups if isinstance(norm, nn.GroupNorm) else channels
-        values = x.transpose(0, 1).reshape(groups, -1).float()
-        variance, mean = torch.var_mean(values, dim=1, correction=0)
-        scale = torch.rsqrt(variance + norm.eps).repeat_interleave(channels // groups)
-        shift = -mean.repeat_interleave(channels // groups) * scale
-        if norm.weight is not None:
-            scale, shift = scale * norm.weight, shift * norm.weight + norm.bias
-        axes = [1, -1] + [1] * (x.ndim - 2)
-        return scale.view(axes).to(x.dtype), shift.view(axes).to(x.dtype)

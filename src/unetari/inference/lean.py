@@ -14,14 +14,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from unetari.core.config import UNetConfig
-from unetari.inference.layer import Layer
+from unetari.inference.layer import Frozen, Layer
 from unetari.inference.stream import Stream
 from unetari.model.unet import DownBlock, UNet, UpBlock
 
@@ -37,7 +37,7 @@ class LeanUNet(nn.Module):
         The network, in evaluation mode; it is copied.
     frozen : bool
         Whether instance and group normalization take their statistics from the
-        images given to `freeze`, instead of from each input.
+        images given to `freeze` or after `gather`, instead of from each input.
     """
 
     def __init__(self, network: UNet, *, frozen: bool = False) -> None:
@@ -67,10 +67,36 @@ class LeanUNet(nn.Module):
         images : Tensor
             (N, C, [Z,] Y, X), of a size that fits the network.
         """
-        for module in self.modules():
-            if isinstance(module, Layer):
-                module.thaw()
+        for frozen in self._find_frozen():
+            frozen.begin("learns")
         self(images)
+
+    def gather(self) -> Iterator[None]:
+        """Take the statistics of instance and group normalization from one image in pieces.
+
+        One layer after the other, because each sees what the ones before it give.
+
+        Yields
+        ------
+        None
+            Once per layer with such normalization: the image has to pass through a `stream`
+            of everything before the next one is asked for. No scores come out.
+        """
+        found = self._find_frozen()
+        for frozen in found:
+            frozen.begin("waits")
+        for frozen in found:
+            frozen.begin("gathers")
+            yield
+            frozen.settle()
+
+    def _find_frozen(self) -> list[Frozen]:
+        """Return the normalizations that keep their statistics, as they follow each other."""
+        blocks = [cast("LeanBlock", block) for block in self.blocks]
+        layers = [layer for block in blocks for layer in (block.first, block.second)]
+        for block in reversed(blocks[:-1]):
+            layers += [block.raised, block.third, block.fourth]
+        return [layer.frozen for layer in layers if layer.frozen is not None]
 
     def stream(self, sizes: Sequence[int], part: Sequence[slice] | None = None) -> Stream:
         """Return a pass over one image that comes in pieces.

@@ -55,6 +55,8 @@ def peak_bytes(
     config: NetworkConfig,
     strip: int | None = None,
     scaling: Scaling | None = None,
+    *,
+    frozen: bool = False,
 ) -> int:
     """Predict how much memory the largest tile of a plan needs at once.
 
@@ -68,6 +70,8 @@ def peak_bytes(
         Rows that the network gets at once. Default: all of a tile.
     scaling : Scaling, optional
         How the image is rescaled for the network.
+    frozen : bool
+        Whether statistics of normalization do not depend on tiles.
 
     Returns
     -------
@@ -80,7 +84,9 @@ def peak_bytes(
     if isinstance(config, ForeignConfig):
         features, outputs = prod(plan.tile_shape) * config.features, _volume(wanted)
     else:
-        features, outputs = count_live(config, plan.tile_shape, _slices(wanted), strip)
+        features, outputs = count_live(
+            config, plan.tile_shape, _slices(wanted), strip, frozen=frozen
+        )
     # Scores and their probabilities; labels as 64-bit and as 8-bit integers.
     decided = outputs * (2 * config.out_channels + 3)
     image = 2 * strip * prod(others) * config.in_channels  # this strip's, and the next one's
@@ -108,7 +114,12 @@ def _slices(box: Sequence[Span]) -> tuple[slice, ...]:
 
 
 def count_live(
-    config: UNetConfig, sizes: Sequence[int], part: Sequence[slice], strip: int | None = None
+    config: UNetConfig,
+    sizes: Sequence[int],
+    part: Sequence[slice],
+    strip: int | None = None,
+    *,
+    frozen: bool = False,
 ) -> tuple[int, int]:
     """Count the values that a pass of a `LeanUNet` holds at once, besides image and scores.
 
@@ -122,6 +133,8 @@ def count_live(
         The wanted part of the output, ([Z,] Y, X).
     strip : int, optional
         Rows that the network gets at once. Default: all.
+    frozen : bool
+        Whether statistics of normalization do not depend on the image.
 
     Returns
     -------
@@ -137,15 +150,19 @@ def count_live(
     first, *rest = part
     first = slice(first.start, max(first.stop - less, first.start + 1))
     bounds = tuple((cut.start, cut.stop) for cut in (first, *rest))
-    return _count_live(config, (rows - less, *others), bounds, strip)
+    return _count_live(config, (rows - less, *others), bounds, strip, frozen)
 
 
 @lru_cache(maxsize=256)
 def _count_live(
-    config: UNetConfig, sizes: tuple[int, ...], part: tuple[tuple[int, int], ...], strip: int
+    config: UNetConfig,
+    sizes: tuple[int, ...],
+    part: tuple[tuple[int, int], ...],
+    strip: int,
+    frozen: bool,
 ) -> tuple[int, int]:
     ledger = Ledger()
-    sketch = Sketch(config, ledger)
+    sketch = Sketch(config, ledger, frozen=frozen)
     stream = Stream(cast("LeanUNet", sketch), sizes, [slice(*bounds) for bounds in part])
     most = 0
     for start in range(0, sizes[0], strip):
@@ -208,7 +225,8 @@ def choose_tiling(
         most = _CPU_MOST if on_cpu and in_strips else _MOST_ELEMENTS
         if values > most:
             return False
-        return peak_bytes(plan(tiling.tile_shape), config, tiling.strip, scaling) <= budget
+        planned = plan(tiling.tile_shape)
+        return peak_bytes(planned, config, tiling.strip, scaling, frozen=frozen) <= budget
 
     tile = plan(tile_shape).tile_shape
     if on_cpu and tile_shape is None and (scaling is not None or not in_strips):
@@ -226,6 +244,34 @@ def choose_tiling(
             break
         tiling = smaller
     return tiling
+
+
+def choose_pass(plan: TilePlan, config: UNetConfig, budget: float) -> int | None:
+    """Choose how many rows of a whole image a network gets at once, to find its statistics.
+
+    Parameters
+    ----------
+    plan : TilePlan
+        One tile, which is the whole image.
+    config : UNetConfig
+        The network.
+    budget : float
+        Bytes that may be used.
+
+    Returns
+    -------
+    int or None
+        All rows if they fit: a single pass then finds everything. None if not even the
+        thinnest strip fits.
+    """
+    tiling: Tiling | None = Tiling(plan.tile_shape, plan.tile_shape[0])
+    while tiling is not None and tiling.tile_shape == plan.tile_shape:
+        values = tiling.strip * prod(plan.tile_shape[1:]) * _widest(config)
+        needed = peak_bytes(plan, config, tiling.strip, frozen=True)
+        if values <= _MOST_ELEMENTS and needed <= budget:
+            return tiling.strip
+        tiling = shrink(tiling, config, in_strips=True)
+    return None
 
 
 def _choose_strip(tile_shape: Sequence[int], config: UNetConfig) -> int:

@@ -84,6 +84,7 @@ def run(
     return planned.replace(
         status=status,
         remarks=engine.notes,
+        exact=engine.is_exact,
         precision=engine.precision,
         precision_checks=engine.checks,
         tiles_done=done,

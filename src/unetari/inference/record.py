@@ -79,6 +79,9 @@ class RunRecord(FrozenModel):
     """Number of tiles, over all frames."""
     norm_statistics: NormStatistics = "tile"
     """Where instance and group normalization took their statistics from."""
+    exact: bool | None = None
+    """Whether the result is that of one pass over the whole image, to rounding, whatever the tiles;
+    None in older records."""
     peak_bytes: int = 0
     """Predicted peak memory of a tile on the device, in bytes."""
     device: str
@@ -102,7 +105,7 @@ class RunRecord(FrozenModel):
     seconds: float = 0.0
     """Duration of the run."""
     seams: Seams | None = None
-    """Measured disagreement at tile borders; None for networks that tile exactly."""
+    """Measured disagreement at tile borders; None where the result is exact."""
     remarks: tuple[str, ...] = ()
     """What came up while it ran, such as a faster way that could not be used."""
 

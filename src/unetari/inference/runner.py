@@ -59,7 +59,7 @@ class Runner:
         Asked before every convolution, so that a run ends within one layer.
     frozen : bool
         Whether instance and group normalization of a `UNet` take their statistics
-        from what `freeze` gets, instead of from each block.
+        from what `freeze` gets, or `gather`, instead of from each block.
 
     Raises
     ------
@@ -158,6 +158,10 @@ class Runner:
             return f"{self._too_large(what, blocks.shape)} {advice}"
 
         self._attempt(compute, describe)
+
+    def gather(self) -> Iterator[None]:
+        """Take the statistics of normalization from one image, as `LeanUNet.gather` does."""
+        return cast("LeanUNet", self._network).gather()
 
     @property
     def takes_strips(self) -> bool:

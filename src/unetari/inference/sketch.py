@@ -153,6 +153,13 @@ class _Layer:
         self._channels, self._radii, self._valid = channels, radii, valid
         self._in_place, self._ledger = in_place, ledger
 
+    halts = False
+
+    def gathers(self, x: Shape) -> bool:
+        """Say that features are there for more than statistics."""
+        del x
+        return False
+
     def __call__(self, x: Shape, rows_padded: bool = True) -> Shape:
         shrinks = [self._valid or not rows_padded, *[self._valid] * (len(self._radii) - 1)]
         sizes = [

@@ -151,7 +151,7 @@ class _Level:
         kept = self._skip(found)
         if self._is_deepest:
             return kept
-        if kept is not None:
+        if kept is not None and not self._block.raised.halts:
             # A view would keep all of the array alive.
             self._queue.append(kept if kept.shape == found.shape else kept.clone())
         return self._pooled(found)
@@ -178,9 +178,11 @@ class _Level:
         if part is None:
             return None
         part = slice(new.start + part.start, new.start + part.stop)
-        joined = self._join(_length(part))
         raised = crop(self._block.rise(x), (part, *self._up.others))
         del x
+        if self._block.raised.gathers(raised):
+            return None
+        joined = self._join(_length(part))
         self._block.raised.finish(raised, joined[:, : self._block.channels])
         del raised, joined
         found = self._fourth.follow(self._third.convolve(), self._third.layer)
@@ -282,15 +284,20 @@ class _Window:
         return rows[:, :, before : before + n]
 
     def convolve(self) -> Tensor | None:
-        """Convolve what there is, and keep what is needed once more."""
+        """Convolve what there is, and keep what is needed once more.
+
+        None if there is too little, or if statistics are all that is wanted of it.
+        """
         rows, width = cast("Tensor", self._rows), 2 * self._radius
         if self._is_whole:
             self._rows = None
-            return cast("Tensor", self.layer(rows))
-        if rows.shape[2] <= width:
+            found: Tensor = self.layer(rows)
+        elif rows.shape[2] <= width:
             return None
-        self._rows = rows[:, :, -width:].clone() if width else None
-        return cast("Tensor", self.layer(rows, rows_padded=False))
+        else:
+            self._rows = rows[:, :, -width:].clone() if width else None
+            found = self.layer(rows, rows_padded=False)
+        return None if self.layer.gathers(found) else found
 
 
 class _Rise:

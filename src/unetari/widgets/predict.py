@@ -21,6 +21,7 @@ _PRECISIONS = {"float32": "exact (float32)", "auto": "fast (checked)"}
 _STATISTICS = {
     "tile": "each tile",
     "sampled": "samples",
+    "whole": "whole image",
 }
 _LARGEST_TILE = 16384
 
@@ -64,7 +65,8 @@ class PredictWidget(QWidget):
             _STATISTICS,
             label="Statistics",
             tooltip="What instance or group normalization takes its statistics from. Each tile: "
-            "borders can show. Samples: parts of the image, once, so that tiles leave no trace.",
+            "borders can show. Samples: parts of the image, once, so that tiles leave no trace. "
+            "Whole image: exact; slow where the image does not fit in memory at once.",
         )
         self.scores_box = CheckBox(
             text="probabilities",
