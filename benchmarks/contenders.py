@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
@@ -15,9 +15,12 @@ from torch import Tensor, nn
 from benchmarks.cases import Case, make_model, normalize, pad
 from unetari import Model, predict
 from unetari.core.network import reach_of
+from unetari.core.tiles import TilePlan, plan_tiles
 from unetari.inference.allocator import keep_freed_memory
-from unetari.inference.job import prepare
+from unetari.inference.job import Job, prepare
 from unetari.inference.lean import LeanUNet
+from unetari.inference.memory import Tiling, peak_bytes, shrink
+from unetari.model.decisions import to_labels
 from unetari.model.unet import UNet
 
 OURS = "unetari"
@@ -33,7 +36,8 @@ class Contender:
 
     program: str
     tiles: Literal["usual", "ours", "whole"] = "ours"
-    """Tiles as large as is usual with other programs, as large as ours, or one."""
+    """Tiles as large as is usual with other programs, those of unetari (for other programs: as
+    large as its memory allows), or one."""
     lean: bool = False
     """Whether another program gets our faster network and our memory settings."""
     precision: str = "float32"
@@ -106,7 +110,23 @@ def tile_of(contender: Contender, case: Case, model: Model) -> tuple[int, ...]:
         # Deep networks need more than that to write anything at all.
         reaches = zip(usual, reach_of(model.spec.config), strict=True)
         return tuple(max(tile, reach.smallest_tile) for tile, reach in reaches)
-    return prepare(np.zeros(case.shape, np.uint16), model, device="cpu").plan.tile_shape
+    return _of_equal_memory(prepare(np.zeros(case.shape, np.uint16), model, device="cpu"))
+
+
+def _of_equal_memory(job: Job) -> tuple[int, ...]:
+    """Return the largest tile that the lean network computes at once in the memory of a job."""
+    shape, config = job.plan.shape, job.model.spec.config
+
+    def plan(limit: Sequence[int] | None) -> TilePlan:
+        return plan_tiles(shape, config, tile_shape=limit)
+
+    tile = plan(None).tile_shape
+    while peak_bytes(plan(tile), config) > job.peak_bytes:
+        smaller = shrink(Tiling(tile, tile[0]), config)
+        if smaller is None:
+            break
+        tile = smaller.tile_shape
+    return plan(tile).tile_shape
 
 
 def _build_ours(contender: Contender, case: Case, model: Model) -> Segment:
@@ -161,7 +181,7 @@ def _finish(model: Model, apply: Apply, *, kept: bool = False) -> Segment:
     ) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
         with torch.inference_mode(), keep_freed_memory() if kept else nullcontext():
             found = torch.as_tensor(apply(normalize(model, image)))
-            labels = found.argmax(dim=0).to(torch.uint8).numpy()
+            labels = to_labels(found, model.spec.config).numpy()
             return labels, found.float().softmax(dim=0).numpy() if scores else None
 
     return segment
