@@ -165,3 +165,24 @@ def test_the_comparison_may_run_short_of_memory(monkeypatch: pytest.MonkeyPatch)
     model = Model.build(UNetConfig(n_blocks=2, start_filters=4), seed=0)
     with pytest.raises(OutOfMemoryError, match="The network does not fit on cpu"):
         predict(np.zeros((40, 50), np.uint8), model, device="cpu")
+
+
+@pytest.mark.parametrize("normalization", ["instance", "group2"])
+@pytest.mark.parametrize("n_blocks", [4, 5, 6])
+def test_deep_networks_of_few_voxels_are_lean(normalization: str, n_blocks: int) -> None:
+    """Statistics of four voxels make much of rounding, in the plain network, too."""
+    config = UNetConfig(n_blocks=n_blocks, start_filters=8, normalization=normalization)
+    for seed in range(3):
+        model = Model.build(config, seed=seed)
+        made = runner.Runner(model.network, torch.device("cpu"), lambda: False, frozen=True)
+        assert made.is_lean
+
+
+def test_the_fallback_keeps_to_the_memory_it_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "agree", lambda *_: False)
+    model = Model.build(UNetConfig(n_blocks=2, start_filters=8), seed=0)
+    image = np.zeros((900, 900), np.uint8)
+    job = prepare(image, model, device="cpu", max_memory=2**23)
+    assert job.strip < 900
+    found = predict(image, model, device="cpu", max_memory=2**23)
+    assert max(found.record.tile_shape) < 400

@@ -154,7 +154,7 @@ def test_what_is_alive_is_counted(data: st.DataObject) -> None:
             for _ in stream.push(rows):
                 pass
     scores = config.out_channels * prod(cut.stop - cut.start for cut in part)
-    counted, _ = count_live(config, sizes, part, strip)
+    counted = count_live(config, sizes, part, strip).alive
     assert counted <= memory.peak / 4 <= counted + scores
 
 
@@ -178,5 +178,36 @@ def test_a_run_keeps_to_the_memory_it_may_use() -> None:
     assert small.warnings == ()
     least = prepare(image, model, device="cpu", max_memory=2**17)
     assert "more than the 0.1 MiB that the run may use" in least.warnings[-1]
-    with pytest.raises(ConfigError, match="max_memory=0"):
-        prepare(image, model, device="cpu", max_memory=0)
+
+
+@pytest.mark.parametrize("n_blocks", [3, 4, 5, 6])
+def test_tiles_compute_little_twice(n_blocks: int) -> None:
+    """Narrow tiles of deep networks would be nearly all halo."""
+    shape, config = (200, 512, 512), UNetConfig(dim=3, n_blocks=n_blocks, start_filters=16)
+    tiling = choose_tiling(shape, config, budget=64 * GIB, on_cpu=True)
+    plan = plan_tiles(shape, config, tile_shape=tiling.tile_shape)
+    whole = plan_tiles(shape, config).tile_shape
+    assert len(plan) * prod(plan.tile_shape) <= 1.2 * prod(whole)
+
+
+def test_no_array_has_more_elements_than_kernels_can_index() -> None:
+    shape, config = (2000, 2000, 2000), UNetConfig(dim=3, n_blocks=3, up_mode="trilinear")
+    tiling = choose_tiling(shape, config, budget=2**45, on_cpu=False)
+    plan = plan_tiles(shape, config, tile_shape=tiling.tile_shape)
+    part = [slice(0, span.size) for span in plan[0].inner]
+    assert count_live(config, plan.tile_shape, part, tiling.strip).largest < 2**31
+
+
+def test_strips_get_thinner_for_given_tiles_too() -> None:
+    model = Model.build(UNetConfig(start_filters=16), seed=0)
+    image = np.broadcast_to(np.uint8(0), (8000, 8000))
+    job = prepare(image, model, tile_shape=(8000, 8000), device="cpu", max_memory=2**27)
+    assert job.plan.tile_shape == (8000, 8000)
+    assert job.peak_bytes <= 2**27
+
+
+@pytest.mark.parametrize("wrong", [0, True, 2.5, float("nan"), "2GB"])
+def test_memory_is_a_whole_number_of_bytes(wrong: Any) -> None:
+    model = Model.build(UNetConfig(start_filters=4, n_blocks=2), seed=0)
+    with pytest.raises(ConfigError, match="max_memory"):
+        prepare(np.zeros((50, 50), np.uint8), model, device="cpu", max_memory=wrong)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import count
 from pathlib import Path
@@ -339,3 +340,32 @@ def test_out_of_memory_at_any_time(
             found[result.where] = result.labels
         assert (written == 1).all()
         np.testing.assert_array_equal(found, expected.labels)
+
+
+def test_short_memory_at_the_end_of_a_tile_costs_the_rest_little(
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unetari.inference.memory._CPU_STRIP", {2: 64 * 64 * 2})
+    model = make_model(n_blocks=2, start_filters=2)
+    job = prepare(noise(4, 600, 64), model, axes="TYX", device="cpu")
+    push, rows_pushed = runner.Runner.push, []
+
+    def failing(self: runner.Runner, block: Any, rows: Any, decide: Any) -> Any:
+        rows_pushed.append(rows.shape[1])
+        if len(rows_pushed) in (10, 11):
+            raise OutOfMemoryError("full.")
+        return push(self, block, rows, decide)
+
+    monkeypatch.setattr(runner.Runner, "push", failing)
+    record = collect(job).record
+    assert record.progress == 1
+    assert sum(rows_pushed) < 1.1 * 4 * 600
+
+
+def test_nothing_is_read_that_nothing_depends_on(make_model: MakeModel) -> None:
+    model = make_model(n_blocks=4, start_filters=2, method="none")
+    job = prepare(noise(400, 64), model, region=(slice(0, 105), slice(None)), device="cpu")
+    job = replace(job, strip=8)
+    assert job.plan.tile_shape[0] == 160
+    seen = [result.where[0].stop for result in run(job)]
+    assert seen[-1] == 105

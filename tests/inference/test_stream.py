@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from unetari.core.config import UNetConfig
 from unetari.core.network import reach_of
+from unetari.errors import ShapeError
 from unetari.inference.lean import LeanUNet
 
 
@@ -51,3 +53,17 @@ def test_2d(config: UNetConfig, data: st.DataObject) -> None:
 @settings(max_examples=40)
 def test_3d(config: UNetConfig, data: st.DataObject) -> None:
     check(config, data)
+
+
+def test_rows_that_do_not_belong_are_refused() -> None:
+    network = LeanUNet(make_network(UNetConfig(n_blocks=2, start_filters=4)))
+    stream = network.stream((32, 32))
+    with pytest.raises(ShapeError, match="full width"):
+        stream.push(torch.zeros(1, 1, 8, 30))
+    with pytest.raises(ShapeError, match="48 in all"):
+        network.stream((32, 32)).push(torch.zeros(1, 1, 48, 32))
+    whole = LeanUNet(
+        make_network(UNetConfig(n_blocks=2, start_filters=4, normalization="instance"))
+    )
+    with pytest.raises(ShapeError, match="all rows at once"):
+        whole.stream((32, 32)).push(torch.zeros(1, 1, 8, 32))

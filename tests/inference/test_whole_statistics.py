@@ -190,7 +190,7 @@ def test_passes_keep_to_the_memory_of_a_run(up_mode: str) -> None:
     with torch.device("meta"):
         network = LeanUNet(UNet(config).eval(), frozen=True)
     part = [slice(0, size) for size in sizes]
-    allowed, _ = count_live(config, sizes, part, 16, frozen=True)
+    allowed = count_live(config, sizes, part, 16, frozen=True).alive
     with torch.inference_mode(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.Tensor, "cpu", lambda x: torch.zeros(x.shape))  # of no values
         for _ in network.gather():

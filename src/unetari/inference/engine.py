@@ -16,7 +16,7 @@ from unetari.core.tiles import Span, Tile, plan_tiles
 from unetari.errors import Cancelled, OutOfMemoryError
 from unetari.inference.frozen import Statistics
 from unetari.inference.job import Frame, Job
-from unetari.inference.memory import Tiling, shrink
+from unetari.inference.memory import Tiling, choose_tiling, shrink
 from unetari.inference.precision import (
     PrecisionCheck,
     check_precision,
@@ -105,9 +105,14 @@ class Engine:
             region=tile.inner,
             rim=self._job.rim,
         )
+        planned = self.tiling.tile_shape
         for part in parts:
-            if all(span.size > 0 for span in self._written(part)):
+            if not all(span.size > 0 for span in self._written(part)):
+                continue
+            if self.tiling.tile_shape == planned:
                 yield from self._try(frame, part)
+            else:  # memory ran short within a part before
+                yield from self._compute_in_parts(frame, part)
 
     def _try(
         self, frame: Frame, tile: Tile, following: tuple[Frame, Tile] | None = None
@@ -121,7 +126,7 @@ class Engine:
             return
         except MemoryError as error:
             smaller = shrink(
-                Tiling(tile.shape, self.tiling.strip),
+                self.tiling,
                 self._job.model.spec.config,
                 self._job.rim,
                 in_strips=cast("Runner", self._runner).takes_strips,
@@ -133,9 +138,9 @@ class Engine:
                 ) from error
         self.tiling = smaller
         self._read.forget()  # what was read ahead is as large as what did not fit
-        start = tile.inner[0].start + done
-        rest = (Span(start, tile.inner[0].stop), *tile.inner[1:])
-        yield from self._compute_in_parts(frame, replace(tile, inner=rest))
+        rest = Span(tile.inner[0].start + done, tile.inner[0].stop)
+        if rest.size > 0:
+            yield from self._compute_in_parts(frame, replace(tile, inner=(rest, *tile.inner[1:])))
 
     def _compute_strips(
         self, frame: Frame, tile: Tile, following: tuple[Frame, Tile] | None
@@ -150,6 +155,8 @@ class Engine:
         gathered: list[Tensor] = []
         written = tile.inner[0].start
         for number in range(len(strips)):
+            if written == tile.inner[0].stop:
+                return  # what would still be read, nothing depends on
             rows = self._read(*boxes[number])
             if number + 1 < len(boxes):
                 self._read.start(*boxes[number + 1])
@@ -158,6 +165,7 @@ class Engine:
                 if decided is None:
                     continue
                 if self._job.scaling is not None:
+                    written = tile.inner[0].stop
                     yield tile, decided
                     continue
                 span = Span(written, written + decided[0].shape[0])
@@ -209,8 +217,10 @@ class Engine:
             around = scaling.around(tile.inner)
             if sum(rows.shape[1] for rows in gathered) < around[0].size:
                 return None
+            complete = torch.cat(gathered, dim=1)
+            gathered.clear()
             # Decided on the image's own grid, where outlines can be finer than on a coarse one.
-            restored = restore(torch.cat(gathered, dim=1), scaling, around, self._written(tile))
+            restored = restore(complete, scaling, around, self._written(tile))
             labels = to_labels(restored, config, is_scores=True)
             scores = restored if self._job.wants_scores else None
         return labels.cpu().numpy(), None if scores is None else scores.cpu().numpy()
@@ -227,6 +237,16 @@ class Engine:
             self._runner = Runner(
                 job.model.network, device, self._should_stop, frozen=job.norm_statistics != "tile"
             )
+            if job.strip < job.plan.tile_shape[0] and not self._runner.takes_strips:
+                self.tiling = choose_tiling(
+                    job.plan.shape,
+                    job.model.spec.config,
+                    region=job.plan.region,
+                    budget=job.budget,
+                    on_cpu=device.type == "cpu",
+                    scaling=job.scaling,
+                    in_strips=False,
+                )
             self._statistics.find(self._runner, frame)
             self._runner = self._choose_precision(self._runner, frame)
         elif self._ready_for != frame:
@@ -325,6 +345,11 @@ class Engine:
             return None
 
     def _logits_of(self, frame: Frame, tile: Tile) -> Tensor:
-        block = self._read(frame, tile.outer)
-        self._check()
-        return cast("Runner", self._runner)(block, None, Tensor.clone)
+        """Return the logits of all of a tile, (classes, [Z,] Y, X)."""
+        runner = cast("Runner", self._runner)
+        block, logits = runner.start(tile.shape), []
+        for strip in self._strips(tile):
+            rows = self._read(frame, strip)
+            self._check()
+            logits += list(runner.push(block, rows, Tensor.clone))
+        return torch.cat(logits, dim=1)

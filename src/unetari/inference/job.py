@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any, cast, get_args
 
 import numpy as np
@@ -56,6 +57,8 @@ class Job:
     pass_strip: int
     """Rows of the whole image that the network gets at once to find its statistics; 0 where they
     are taken from less."""
+    budget: int
+    """Bytes of the device's memory that the run may use."""
     wants_scores: bool
     """Whether results carry probabilities."""
     warnings: tuple[str, ...]
@@ -250,11 +253,7 @@ def prepare(
     OutOfMemoryError
         If not even the thinnest strips of the whole image fit, for statistics of the whole.
     """
-    if max_memory is not None and max_memory < 1:
-        raise ConfigError(
-            f"max_memory={max_memory} must be at least 1 byte. Leave it out to use half of what "
-            "is free."
-        )
+    _check_memory(max_memory)
     model = model if isinstance(model, Model) else load_model(model)
     config = model.spec.config
     statistics = _check_statistics(config, norm_statistics)
@@ -302,6 +301,7 @@ def prepare(
         precision=precision,
         norm_statistics=statistics,
         pass_strip=pass_strip,
+        budget=round(budget),
         wants_scores=scores,
         warnings=_warnings(model, plan, statistics),
     )
@@ -322,6 +322,17 @@ def _plan_pass(whole: TilePlan, config: NetworkConfig, budget: float) -> int:
         f"{budget / 2**20:.1f} MiB that the run may use. Allow more, or choose "
         'norm_statistics="sampled", which shows no borders either, or "tile".'
     )
+
+
+def _check_memory(max_memory: object) -> None:
+    if max_memory is None:
+        return
+    is_whole = isinstance(max_memory, Integral) and not isinstance(max_memory, bool)
+    if not is_whole or cast("int", max_memory) < 1:
+        raise ConfigError(
+            f"max_memory={max_memory!r} must be a whole number of bytes, at least 1, such as "
+            "2**30 for 1 GiB. Leave it out to use half of what is free."
+        )
 
 
 def _too_little(needed: int, allowed: int) -> str:

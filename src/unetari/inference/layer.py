@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Literal, cast
 
 import torch
@@ -10,8 +11,6 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-
-_FUSED_DTYPES = (torch.float32, torch.bfloat16)
 
 
 class Layer(nn.Module):
@@ -141,9 +140,18 @@ class Layer(nn.Module):
 
 
 def _suits_onednn(x: Tensor) -> bool:
-    # Torch can be built without oneDNN.
-    has_onednn = hasattr(torch.ops.mkldnn, "_convolution_transpose_pointwise")
-    return x.device.type == "cpu" and x.dtype in _FUSED_DTYPES and has_onednn
+    return x.device.type == "cpu" and x.dtype in _find_onednn_dtypes()
+
+
+@cache
+def _find_onednn_dtypes() -> tuple[torch.dtype, ...]:
+    """Return what oneDNN convolves on this CPU; torch can be built without it."""
+    operators = torch.ops.mkldnn
+    if not hasattr(operators, "_convolution_transpose_pointwise"):
+        return ()
+    if not operators._is_mkldnn_bf16_supported():
+        return (torch.float32,)
+    return (torch.float32, torch.bfloat16)
 
 
 def _find_fused(activation: nn.Module) -> tuple[str, list[float]] | None:

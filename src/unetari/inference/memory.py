@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from math import prod
 from typing import TYPE_CHECKING, NamedTuple, cast
@@ -33,7 +33,9 @@ _CPU_STRIP = {2: 2**22, 3: 2**23}
 """Values that one array of features of a strip has on a CPU: enough to keep it busy, and few
 enough that results come soon and a stop takes effect at once."""
 _CPU_MOST = 2**26
-"""The same of the narrowest strip; wider images are cut along the other axes, too."""
+"""Where even the thinnest strip has more, tiles are narrower than the image, as long as they do
+not compute a fifth more for it."""
+_MOST_EXTRA = 1.2
 
 
 class Tiling(NamedTuple):
@@ -43,6 +45,17 @@ class Tiling(NamedTuple):
     """Largest outer size of a tile, ([Z,] Y, X)."""
     strip: int
     """Rows of a tile, or planes in 3D, that the network gets at once."""
+
+
+class Count(NamedTuple):
+    """The values that a pass holds, besides image and scores."""
+
+    alive: int
+    """Most at any moment."""
+    largest: int
+    """Most of a single array."""
+    outputs: int
+    """Most voxels whose scores come out at once."""
 
 
 def takes_strips(config: NetworkConfig, frozen: bool = False) -> bool:
@@ -84,9 +97,8 @@ def peak_bytes(
     if isinstance(config, ForeignConfig):
         features, outputs = prod(plan.tile_shape) * config.features, _volume(wanted)
     else:
-        features, outputs = count_live(
-            config, plan.tile_shape, _slices(wanted), strip, frozen=frozen
-        )
+        count = count_live(config, plan.tile_shape, _slices(wanted), strip, frozen=frozen)
+        features, outputs = count.alive, count.outputs
     # Scores and their probabilities; labels as 64-bit and as 8-bit integers.
     decided = outputs * (2 * config.out_channels + 3)
     image = 2 * strip * prod(others) * config.in_channels  # this strip's, and the next one's
@@ -120,7 +132,7 @@ def count_live(
     strip: int | None = None,
     *,
     frozen: bool = False,
-) -> tuple[int, int]:
+) -> Count:
     """Count the values that a pass of a `LeanUNet` holds at once, besides image and scores.
 
     Parameters
@@ -138,8 +150,7 @@ def count_live(
 
     Returns
     -------
-    tuple of int
-        The largest number at any moment, and the most voxels that come out at once.
+    Count
     """
     rows, *others = sizes
     strip = rows if strip is None else strip
@@ -160,7 +171,7 @@ def _count_live(
     part: tuple[tuple[int, int], ...],
     strip: int,
     frozen: bool,
-) -> tuple[int, int]:
+) -> Count:
     ledger = Ledger()
     sketch = Sketch(config, ledger, frozen=frozen)
     stream = Stream(cast("LeanUNet", sketch), sizes, [slice(*bounds) for bounds in part])
@@ -170,7 +181,7 @@ def _count_live(
         image = Shape((1, config.in_channels, rows, *sizes[1:]))
         for scores in stream.push(cast("Tensor", image)):
             most = max(most, prod(scores.shape[2:]))
-    return ledger.most, most
+    return Count(ledger.most, ledger.largest, most)
 
 
 def choose_tiling(
@@ -183,6 +194,7 @@ def choose_tiling(
     tile_shape: Sequence[int] | None = None,
     frozen: bool = False,
     scaling: Scaling | None = None,
+    in_strips: bool = True,
 ) -> Tiling:
     """Choose the largest tiles and strips that fit.
 
@@ -207,6 +219,8 @@ def choose_tiling(
         Whether statistics of normalization do not depend on tiles.
     scaling : Scaling, optional
         How the image is rescaled for the network.
+    in_strips : bool
+        Whether strips may be used, where the network allows it.
 
     Returns
     -------
@@ -214,18 +228,15 @@ def choose_tiling(
         Not less than the smallest tile of the network, even where that may not fit.
     """
     rim = 0 if scaling is None else RIM
-    reaches, in_strips = reach_of(config, rim), takes_strips(config, frozen)
+    reaches, in_strips = reach_of(config, rim), in_strips and takes_strips(config, frozen)
 
     def plan(limit: Sequence[int] | None) -> TilePlan:
         return plan_tiles(shape, config, tile_shape=limit, region=region, rim=rim)
 
     def fits(tiling: Tiling) -> bool:
-        rows, *others = tiling.tile_shape
-        values = min(tiling.strip, rows) * prod(others) * _widest(config)
-        most = _CPU_MOST if on_cpu and in_strips else _MOST_ELEMENTS
-        if values > most:
-            return False
         planned = plan(tiling.tile_shape)
+        if _largest_array(planned, config, tiling.strip, frozen) > _MOST_ELEMENTS:
+            return False
         return peak_bytes(planned, config, tiling.strip, scaling, frozen=frozen) <= budget
 
     tile = plan(tile_shape).tile_shape
@@ -238,12 +249,46 @@ def choose_tiling(
     tiling = Tiling(tile, tile[0])
     if on_cpu and isinstance(config, UNetConfig) and in_strips:
         tiling = Tiling(tile, _choose_strip(tile, config))
-    while tile_shape is None and not fits(tiling):
+    while not fits(tiling):
         smaller = shrink(tiling, config, rim, in_strips=in_strips)
-        if smaller is None:
+        if smaller is None or (tile_shape is not None and smaller.tile_shape != tile):
+            break
+        tiling = smaller
+    if on_cpu and in_strips and tile_shape is None:
+        return _narrow(tiling, config, rim, plan)
+    return tiling
+
+
+def _narrow(
+    tiling: Tiling, config: NetworkConfig, rim: int, plan: Callable[[Sequence[int]], TilePlan]
+) -> Tiling:
+    """Make tiles narrower whose thinnest strips take long, where that costs little."""
+    most = _MOST_EXTRA * _work(plan(tiling.tile_shape))
+    while _values(tiling, config) > _CPU_MOST:
+        smaller = shrink(tiling, config, rim, in_strips=True)
+        if smaller is None or _work(plan(smaller.tile_shape)) > most:
             break
         tiling = smaller
     return tiling
+
+
+def _work(plan: TilePlan) -> int:
+    """Return how many voxels the tiles read."""
+    return len(plan) * prod(plan.tile_shape)
+
+
+def _values(tiling: Tiling, config: NetworkConfig) -> int:
+    """Return about how many values the largest array of a strip has."""
+    rows, *others = tiling.tile_shape
+    return min(tiling.strip, rows) * prod(others) * _widest(config)
+
+
+def _largest_array(plan: TilePlan, config: NetworkConfig, strip: int, frozen: bool) -> int:
+    if isinstance(config, ForeignConfig):
+        return prod(plan.tile_shape) * _widest(config)
+    wanted = [max((part.local for part in parts), key=_size_of) for parts in plan.axes]
+    strip = min(strip, plan.tile_shape[0])
+    return count_live(config, plan.tile_shape, _slices(wanted), strip, frozen=frozen).largest
 
 
 def choose_pass(plan: TilePlan, config: UNetConfig, budget: float) -> int | None:
@@ -266,9 +311,9 @@ def choose_pass(plan: TilePlan, config: UNetConfig, budget: float) -> int | None
     """
     tiling: Tiling | None = Tiling(plan.tile_shape, plan.tile_shape[0])
     while tiling is not None and tiling.tile_shape == plan.tile_shape:
-        values = tiling.strip * prod(plan.tile_shape[1:]) * _widest(config)
+        largest = _largest_array(plan, config, tiling.strip, frozen=True)
         needed = peak_bytes(plan, config, tiling.strip, frozen=True)
-        if values <= _MOST_ELEMENTS and needed <= budget:
+        if largest <= _MOST_ELEMENTS and needed <= budget:
             return tiling.strip
         tiling = shrink(tiling, config, in_strips=True)
     return None

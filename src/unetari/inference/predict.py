@@ -11,7 +11,7 @@ import time
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice, product, tee, zip_longest
+from itertools import islice, tee, zip_longest
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -72,7 +72,9 @@ def run(
     done = 0
     with keep_freed_memory():
         try:
-            for (frame, tile), following in _with_following(product(job.frames, job.plan)):
+            for (frame, tile), following in _with_following(
+                (frame, tile) for frame in job.frames for tile in job.plan
+            ):
                 for part, decided in engine.compute(frame, tile, following):
                     yield engine.result(done, frame, part, decided)
                 done += 1

@@ -1,4 +1,4 @@
-"""`Reader`: what the network sees of an image, read one tile ahead of it."""
+"""`Reader`: what the network sees of an image, read one strip ahead of it."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
+from math import inf, isfinite
 from typing import Any, Literal, TypeAlias, TypeVar, cast
 
 import numpy as np
@@ -37,6 +38,7 @@ _DTYPES = {
     "fp16": torch.float16,
 }
 _AGREEMENT = 1e-5
+_AS_FAR = 3  # times as far from the true numbers as the plain network may the lean one be
 _NOT_LEAN = (
     "The network runs as it is, more slowly: the fast way gave other numbers on this device."
 )
@@ -56,7 +58,7 @@ class Runner:
     device : torch.device
         Where to run it.
     should_stop : callable
-        Asked before every convolution, so that a run ends within one layer.
+        Asked before every 3x3 convolution, so that a run ends within one layer.
     frozen : bool
         Whether instance and group normalization of a `UNet` take their statistics
         from what `freeze` gets, or `gather`, instead of from each block.
@@ -316,7 +318,17 @@ def agree(lean: LeanUNet, plain: Plain, config: UNetConfig) -> bool:
         strips = image.split(max(sizes[0] // 3, 1), dim=2)  # type: ignore[no-untyped-call]
         found.append(torch.cat([rows for strip in strips for rows in stream.push(strip)], dim=2))
     tolerance = _AGREEMENT * (1 + float(expected.abs().max()))
-    return all(torch.allclose(each, expected, rtol=0, atol=tolerance) for each in found)
+    if _distance(found, expected) <= tolerance:
+        return True
+    # Statistics of the few voxels on the deepest level can make more of rounding.
+    true = copy.deepcopy(plain).to("cpu", torch.float64)(image.to("cpu", torch.float64), part)
+    return _distance(found, true) <= tolerance + _AS_FAR * _distance([expected], true)
+
+
+def _distance(found: Sequence[Tensor], expected: Tensor) -> float:
+    """Return the largest difference; infinite if something is not finite."""
+    difference = max(float((each.to(expected) - expected).abs().max()) for each in found)
+    return difference if isfinite(difference) else inf
 
 
 @contextlib.contextmanager

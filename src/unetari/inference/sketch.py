@@ -19,11 +19,14 @@ class Ledger:
         self._now = 0
         self.most = 0
         """The largest count so far."""
+        self.largest = 0
+        """The values of the largest array."""
 
     def add(self, values: int) -> None:
         """Count the values of a new array, or those of one that is no more, less than 0."""
         self._now += values
         self.most = max(self.most, self._now)
+        self.largest = max(self.largest, values)
 
 
 class _Storage:

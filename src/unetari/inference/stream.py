@@ -18,6 +18,7 @@ from torch import Tensor
 
 from unetari.core.sizes import axis_levels, valid_output_size
 from unetari.core.stencils import AxisLevel, DecoderPlan, plan_decoder
+from unetari.errors import ShapeError
 from unetari.inference.layer import Layer
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class Stream:
         self, network: LeanUNet, sizes: Sequence[int], part: Sequence[slice] | None = None
     ) -> None:
         self._network = network
+        self._sizes, self._seen = tuple(sizes), 0
         config, axes = network.config, range(-network.config.dim, 0)
         outputs = zip(sizes, axes, strict=True)
         wanted = [slice(0, valid_output_size(size, config, axis)) for size, axis in outputs]
@@ -64,19 +66,40 @@ class Stream:
             rows = level.pooled_rows
 
     def push(self, x: Tensor) -> Iterator[Tensor]:
-        """Take the next rows, (N, C, [Z,] Y, X), and yield the scores that follow from them.
+        """Take the next rows, (N, C, [Z,] Y, X), and return the scores that follow from them.
 
         The last rows bring all that is still missing. It is computed in pieces that are no
         larger than the first one that was pushed.
 
-        Yields
+        Returns
+        -------
+        iterator of Tensor
+            Logits, (N, classes, [Z,] Y, X), of the rows after those given before; they are
+            computed as they are asked for, all of them before the next rows are pushed.
+
+        Raises
         ------
-        Tensor
-            Logits, (N, classes, [Z,] Y, X), of the rows after those yielded before.
+        ShapeError
+            If the rows are not those that come next in an image of these sizes.
         """
+        self._check(x)
         if not self._limits:
             self._limits = self._limit(x.shape[2])
-        yield from self._decode(len(self._levels) - 1, self._encode(x))
+        return self._decode(len(self._levels) - 1, self._encode(x))
+
+    def _check(self, x: Tensor) -> None:
+        rows, *others = x.shape[2:]
+        self._seen += rows
+        if self._seen > self._sizes[0] or tuple(others) != self._sizes[1:]:
+            raise ShapeError(
+                f"A pass over {self._sizes} voxels got rows of {tuple(x.shape[2:])}, {self._seen} "
+                "in all. Push the rows of one image, each once and in full width."
+            )
+        if not self._network.tiles_exactly and rows != self._sizes[0]:
+            raise ShapeError(
+                f"{rows} of {self._sizes[0]} rows are not enough: this network's normalization "
+                "sees the whole image. Push all rows at once."
+            )
 
     def _limit(self, rows: int) -> list[int]:
         """Return how many rows every level decodes at once."""
