@@ -79,8 +79,9 @@ def predict(
         str,
         typer.Option(
             help="What instance or group normalization takes its statistics from: tile (each its "
-            "own, so that borders can show), sampled (parts of the image, once), or whole (all of "
-            "the image: exact, and slow where it does not fit in memory at once)."
+            "own, so that borders can show), sampled (parts of the image, once), whole (all of "
+            "the image: exact, and slow where it does not fit in memory at once), or blended (each "
+            "of overlapping tiles of the training patches' size, whose mean is taken)."
         ),
     ] = "tile",
     tile: Annotated[

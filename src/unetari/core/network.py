@@ -14,9 +14,9 @@ FEATURES_UNKNOWN = 512
 about what a U-Net with 57 filters in its first block holds."""
 
 
-NormStatistics = Literal["tile", "sampled", "whole"]
+NormStatistics = Literal["tile", "sampled", "whole", "blended"]
 """What instance and group normalization take their statistics from: each tile, samples of the
-image, or all of the image."""
+image, all of the image, or each of small tiles that overlap and are blended."""
 
 
 class ForeignConfig(FrozenModel):

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from unetari.core.tiles import Span, Tile, plan_tiles
 from unetari.errors import Cancelled, OutOfMemoryError
+from unetari.inference.blend import Blend
 from unetari.inference.frozen import Statistics
-from unetari.inference.job import Frame, Job
+from unetari.inference.job import FIXED, Frame, Job
 from unetari.inference.memory import Tiling, choose_tiling, shrink
 from unetari.inference.precision import (
     PrecisionCheck,
@@ -27,7 +28,7 @@ from unetari.inference.precision import (
 from unetari.inference.reader import Reader
 from unetari.inference.record import Seams
 from unetari.inference.rescale import restore
-from unetari.inference.runner import Precision, Runner
+from unetari.inference.runner import Precision, Result, Runner
 from unetari.inference.seams import measure_seams
 from unetari.model.decisions import to_labels, to_scores
 from unetari.model.device import resolve_device
@@ -70,6 +71,7 @@ class Engine:
         self._runner: Runner | None = None
         self._statistics = Statistics(job, self._read)
         self._ready_for: Frame | None = None
+        self._blend: tuple[Frame, Blend] | None = None
         self.checks: tuple[PrecisionCheck, ...] = ()
         """How faster formats than float32 did on a sample."""
         self._written_voxels = 0
@@ -88,6 +90,9 @@ class Engine:
         Nothing if no voxel of the image belongs to a tile of the rescaled one. The
         `following` tile is read meanwhile.
         """
+        if self._job.norm_statistics == "blended":
+            yield from self._compute_blended(frame, tile, following)
+            return
         if not all(span.size > 0 for span in self._written(tile)):
             return
         self._get_ready(frame)
@@ -95,6 +100,36 @@ class Engine:
             yield from self._try(frame, tile, following)
         else:
             yield from self._compute_in_parts(frame, tile)
+
+    def _compute_blended(
+        self, frame: Frame, tile: Tile, following: tuple[Frame, Tile] | None
+    ) -> Iterator[tuple[Tile, Decided]]:
+        """Add a tile to the others over it; the last one of a band brings what is complete."""
+        self._get_ready(frame)
+        if self._blend is None or self._blend[0] != frame:
+            config = self._job.model.spec.config
+            self._blend = frame, Blend(self._job.plan, config, self._job.rim)
+        blend = self._blend[1]
+        block = self._read(frame, tile.outer)
+        if following is not None:
+            self._read.start(following[0], following[1].outer)
+        self._check()
+        try:
+            complete = self._score(block, tile, lambda scores: blend.add(tile, scores))
+        except OutOfMemoryError as error:
+            advice = "Free memory, use another device, or give smaller tiles."
+            raise OutOfMemoryError(f"{error} {advice}") from error
+        if complete is not None:
+            done = replace(tile, inner=complete[0])
+            if all(span.size > 0 for span in self._written(done)):
+                yield done, self._decide_scores(complete[1], done)
+
+    def _score(
+        self, block: NDArray[np.float32], tile: Tile, use: Callable[[Tensor], Result]
+    ) -> Result:
+        """Do something with the probabilities, (classes, [Z,] Y, X), of what a tile covers."""
+        config, part = self._job.model.spec.config, [span.slice for span in tile.local]
+        return cast("Runner", self._runner)(block, part, lambda new: use(to_scores(new, config)))
 
     def _compute_in_parts(self, frame: Frame, tile: Tile) -> Iterator[tuple[Tile, Decided]]:
         """Compute a tile as smaller ones."""
@@ -219,11 +254,17 @@ class Engine:
                 return None
             complete = torch.cat(gathered, dim=1)
             gathered.clear()
-            # Decided on the image's own grid, where outlines can be finer than on a coarse one.
-            restored = restore(complete, scaling, around, self._written(tile))
-            labels = to_labels(restored, config, is_scores=True)
-            scores = restored if self._job.wants_scores else None
+            return self._decide_scores(complete, tile)
         return labels.cpu().numpy(), None if scores is None else scores.cpu().numpy()
+
+    def _decide_scores(self, scores: Tensor, tile: Tile) -> Decided:
+        """Decide what a tile writes, given the probabilities of it and its rim."""
+        scaling = self._job.scaling
+        if scaling is not None:
+            # On the image's own grid, where outlines can be finer than on a coarse one.
+            scores = restore(scores, scaling, scaling.around(tile.inner), self._written(tile))
+        labels = to_labels(scores, self._job.model.spec.config, is_scores=True).cpu().numpy()
+        return labels, scores.cpu().numpy() if self._job.wants_scores else None
 
     def _check(self) -> None:
         if self._should_stop():
@@ -235,7 +276,7 @@ class Engine:
         if self._runner is None:
             device = resolve_device(job.device)
             self._runner = Runner(
-                job.model.network, device, self._should_stop, frozen=job.norm_statistics != "tile"
+                job.model.network, device, self._should_stop, frozen=job.norm_statistics in FIXED
             )
             if job.strip < job.plan.tile_shape[0] and not self._runner.takes_strips:
                 self.tiling = choose_tiling(
@@ -340,6 +381,12 @@ class Engine:
         frame = self._job.frames[0]
         try:
             self._get_ready(frame)
+            if self._job.norm_statistics == "blended":
+                blend = Blend(plan, config)
+                return blend.measure(
+                    config,
+                    lambda tile: self._score(self._read(frame, tile.outer), tile, Tensor.clone),
+                )
             return measure_seams(plan, config, lambda tile: self._logits_of(frame, tile))
         except (Cancelled, MemoryError):
             return None

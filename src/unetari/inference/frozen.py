@@ -86,7 +86,7 @@ class Statistics:
         if thinner is None or thinner.tile_shape != shape:
             raise OutOfMemoryError(
                 f"{error} All of the image has to pass through the network, and this is the "
-                'thinnest strip. Free memory, or choose norm_statistics="sampled" or "tile".'
+                'thinnest strip. Free memory, or choose norm_statistics="sampled" or "blended".'
             ) from error
         self._strip = thinner.strip
         self._read.forget()

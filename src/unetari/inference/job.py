@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetari.core.axes import guess_axes
+from unetari.core.blending import band_voxels, patch_of, plan_blended
 from unetari.core.config import UNetConfig
 from unetari.core.network import NetworkConfig, NormStatistics
 from unetari.core.scaling import RIM, Scaling
@@ -19,12 +20,20 @@ from unetari.core.shapes import check_shape
 from unetari.core.source import ImageSource
 from unetari.core.tiles import Span, TilePlan, plan_tiles, resolve_span
 from unetari.errors import AxesError, ConfigError, OutOfMemoryError, ShapeError
-from unetari.inference.memory import SHARE_OF_FREE_MEMORY, choose_pass, choose_tiling, peak_bytes
+from unetari.inference.memory import (
+    SHARE_OF_FREE_MEMORY,
+    choose_pass,
+    choose_tiling,
+    peak_bytes,
+)
 from unetari.inference.precision import find_precisions
 from unetari.inference.record import RunRecord
 from unetari.model.checkpoint import Model, load_model
 from unetari.model.device import free_memory, resolve_device
 from unetari.model.unet import UNet
+
+FIXED = ("sampled", "whole")
+"""Statistics of normalization that do not depend on tiles."""
 
 Frame = Mapping[str, int]
 """{axis: index} of the loop axes, such as {"T": 3}."""
@@ -99,8 +108,11 @@ class Job:
     @property
     def peak_bytes(self) -> int:
         """Predicted peak memory of a tile on the device, in bytes; weights come on top."""
-        config, frozen = self.model.spec.config, self.norm_statistics != "tile"
+        config, frozen = self.model.spec.config, self.norm_statistics in FIXED
         peak = peak_bytes(self.plan, config, self.strip, self.scaling, frozen=frozen)
+        if self.norm_statistics == "blended":
+            # A band of sums, while the next one is made.
+            return peak + 4 * 2 * config.out_channels * band_voxels(self.plan)
         if not self.pass_strip:
             return peak
         return max(peak, peak_bytes(self.whole, config, self.pass_strip, frozen=True))
@@ -114,7 +126,7 @@ class Job:
     def is_exact(self) -> bool:
         """Whether the result is that of one pass over the whole image, to rounding."""
         is_whole = len(self.plan) == 1 and self.plan.region == self.whole.region
-        if self.norm_statistics == "tile":
+        if self.norm_statistics in ("tile", "blended"):
             return self.model.spec.config.tiles_exactly or is_whole
         return self.norm_statistics == "whole"
 
@@ -149,6 +161,7 @@ class Job:
 
     def record(self, **outcome: Any) -> RunRecord:
         """Describe the run; `outcome` adds what is known only afterwards."""
+        is_blended = self.norm_statistics == "blended"
         return RunRecord(
             model=self.model.spec.replace(training={}),  # long, and found by the hash
             model_source=self.model.source,
@@ -162,7 +175,7 @@ class Job:
             scale=None if self.scaling is None else self.scaling.factors,
             tile_shape=self.plan.tile_shape,
             strip=self.strip,
-            halo=self.plan.halo,
+            halo=(0,) * len(self.plan.shape) if is_blended else self.plan.halo,
             n_tiles=self.n_tiles,
             norm_statistics=self.norm_statistics,
             peak_bytes=self.peak_bytes,
@@ -224,10 +237,13 @@ def prepare(
         plane or volume, once; tiles then leave no trace, and results do not depend on
         them, but they are not exactly those of one whole pass. "whole": all of each plane
         or volume, found layer by layer in one pass for each unless all fits in memory at
-        once; the result is that of one whole pass.
+        once; the result is that of one whole pass. "blended": each of tiles as large as the
+        patches the network was trained on, which overlap by half; the mean of their
+        probabilities is taken, in which a tile weighs less towards its edges.
     tile_shape : sequence of int, optional
         Largest outer size of a tile, ([Z,] Y, X), as the network sees it;
-        default: from the memory that may be used.
+        default: from the memory that may be used; for "blended" the size of the training
+        patches, or 192 x 192 pixels or 32 x 64 x 64 voxels.
     max_memory : int, optional
         Bytes of the device's memory that the run may use; default: half of what is
         free. Tiles that are given are not made smaller for it.
@@ -270,18 +286,24 @@ def prepare(
     chosen = resolve_device(device)
     free = free_memory(chosen) * SHARE_OF_FREE_MEMORY
     budget = free if max_memory is None else max_memory
-    tiling = choose_tiling(
-        shape,
-        config,
-        region=part,
-        tile_shape=tile_shape,
-        budget=budget,
-        on_cpu=chosen.type == "cpu",
-        frozen=statistics != "tile",
-        scaling=scaling,
-    )
     rim = 0 if scaling is None else RIM
-    plan = plan_tiles(shape, config, tile_shape=tiling.tile_shape, region=part, rim=rim)
+    if statistics == "blended":
+        size = patch_of(model.spec) if tile_shape is None else tile_shape
+        plan = plan_blended(shape, config, tile_shape=size, region=part, rim=rim)
+        strip = plan.tile_shape[0]
+    else:
+        tiling = choose_tiling(
+            shape,
+            config,
+            region=part,
+            tile_shape=tile_shape,
+            budget=budget,
+            on_cpu=chosen.type == "cpu",
+            frozen=statistics in FIXED,
+            scaling=scaling,
+        )
+        plan = plan_tiles(shape, config, tile_shape=tiling.tile_shape, region=part, rim=rim)
+        strip = min(tiling.strip, plan.tile_shape[0])
     if isinstance(model.network, UNet):
         model.network.check_input((1, config.in_channels, *plan.tile_shape))
     pass_strip = 0
@@ -296,7 +318,7 @@ def prepare(
         frames=tuple(source.frames(config.dim, slices)),
         scaling=scaling,
         plan=plan,
-        strip=min(tiling.strip, plan.tile_shape[0]),
+        strip=strip,
         device=str(chosen),
         precision=precision,
         norm_statistics=statistics,
@@ -320,7 +342,7 @@ def _plan_pass(whole: TilePlan, config: NetworkConfig, budget: float) -> int:
         f'norm_statistics="whole" passes all of the image, {sizes} voxels, through the network, '
         "which in the thinnest strips still needs more than the "
         f"{budget / 2**20:.1f} MiB that the run may use. Allow more, or choose "
-        'norm_statistics="sampled", which shows no borders either, or "tile".'
+        'norm_statistics="sampled", which shows no borders either, "blended" or "tile".'
     )
 
 
@@ -404,10 +426,16 @@ def _check_statistics(config: NetworkConfig, statistics: str) -> NormStatistics:
 
 def _warnings(model: Model, plan: TilePlan, statistics: NormStatistics) -> tuple[str, ...]:
     config = model.spec.config
-    if statistics != "tile" or config.tiles_exactly or len(plan) == 1:
+    if statistics in FIXED or config.tiles_exactly or len(plan) == 1:
         return ()
     if isinstance(config, UNetConfig):
         cause = f"uses {config.normalization} normalization, whose statistics come from each tile"
+        if statistics == "blended":
+            return (
+                f"The model {cause}. The {len(plan)} tiles are blended, which hides their borders; "
+                "the result is not that of one whole pass, and depends on where the tiles lie. How "
+                "much is measured after the run.",
+            )
         advice = (
             '; so do statistics of the whole image (norm_statistics="whole") or of samples of it '
             '("sampled"), and a model with batch normalization'

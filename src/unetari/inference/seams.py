@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 
@@ -48,11 +48,16 @@ def measure_seams(
         for pair in _both_sides(plan, axis, before, after, logits_of)
     ]
     scores = [(to_scores(a, config), to_scores(b, config)) for a, b in pairs]
-    labels = [(to_labels(a, config), to_labels(b, config)) for a, b in pairs]
+    return compare(scores, config, len(sampled))
+
+
+def compare(scores: Sequence[tuple[Tensor, Tensor]], config: NetworkConfig, borders: int) -> Seams:
+    """Describe how pairs of probabilities, (classes, [Z,] Y, X), found at borders, differ."""
+    labels = [[to_labels(each, config, is_scores=True) for each in pair] for pair in scores]
     differences = torch.cat([(a - b).abs().flatten() for a, b in scores])
     changed = torch.cat([(a != b).flatten() for a, b in labels])
     return Seams(
-        borders=len(sampled),
+        borders=borders,
         largest_difference=float(differences.max()),
         mean_difference=float(differences.mean()),
         changed_labels=float(changed.float().mean()),

@@ -14,6 +14,7 @@ from unetari.widgets.messages import Message, State
 
 _REGIONS = {
     "whole": "whole image",
+    "blended": "blended tiles",
     "slice": "current slice",
     "visible": "visible part",
 }
@@ -22,6 +23,7 @@ _STATISTICS = {
     "tile": "each tile",
     "sampled": "samples",
     "whole": "whole image",
+    "blended": "blended tiles",
 }
 _LARGEST_TILE = 16384
 
@@ -66,7 +68,8 @@ class PredictWidget(QWidget):
             label="Statistics",
             tooltip="What instance or group normalization takes its statistics from. Each tile: "
             "borders can show. Samples: parts of the image, once, so that tiles leave no trace. "
-            "Whole image: exact; slow where the image does not fit in memory at once.",
+            "Whole image: exact; slow where the image does not fit in memory at once. "
+            "Blended tiles: each of small tiles, as in training, that overlap by half.",
         )
         self.scores_box = CheckBox(
             text="probabilities",
