@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from benchmarks.cases import Case, make_image, make_model, pad
 from benchmarks.contenders import Contender, list_contenders
+from benchmarks.memory import CASES, HEAD, measure, row
 from benchmarks.report import check_bars, write
 
 from unetari.core.network import reach_of
@@ -41,6 +42,23 @@ def test_what_is_mirrored_fits_the_network() -> None:
     np.testing.assert_array_equal(padded[:, :50, :61], image)
     sizes = zip(reach_of(model.spec.config), padded.shape[1:], strict=True)
     assert all(reach.rule.allows(size) for reach, size in sizes)
+
+
+def test_a_row_of_memory_says_where_a_prediction_misses() -> None:
+    run = {"tiles": 1, "tile": [64, 64], "strip": 32, "predicted": 2**30, "measured": 2**31}
+    arrays = {**run, "measured": 1.1 * 2**30}
+    text = row(CASES[0], run, arrays)
+    assert text.endswith("| 1 of 64 x 64 | 32 | 1024 | 1126 | 0.91 | 2048 | **0.50** |")
+    assert text.count("|") == HEAD.splitlines()[0].count("|")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_memory_is_measured() -> None:
+    case = next(case for case in CASES if case.options == {"n_blocks": 1})
+    found = measure(case)
+    assert found["strip"] < found["tile"][0]
+    assert found["measured"] > 2**20 < found["predicted"]
 
 
 @pytest.mark.slow
