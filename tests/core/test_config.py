@@ -162,3 +162,43 @@ def test_settings_without_source_explain_nothing(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr("inspect.getsource", fail)
     assert UNetConfig.explain_options() == {}
+
+
+def test_options_of_a_class_within_a_function_are_explained() -> None:
+    class Local(FrozenModel):
+        size: int = 1
+        """How large."""
+
+    assert Local.explain_options() == {"size": "How large."}
+
+
+def test_only_strings_below_options_explain_them() -> None:
+    class Odd(FrozenModel):
+        called: int = 1
+        print  # noqa: B018
+        number: int = 2
+        3  # noqa: B018
+        size: int = 3
+        """How large."""
+
+    assert Odd.explain_options() == {"size": "How large."}
+
+
+def test_inherited_options_are_explained_and_can_be_explained_anew() -> None:
+    class Base(FrozenModel):
+        size: int = 1
+        """How large."""
+        colour: str = "red"
+        """Which colour."""
+
+    class Derived(Base):
+        colour: str = "blue"
+        """Which colour, blue by default."""
+        depth: int = 2
+        """How deep."""
+
+    assert Derived.explain_options() == {
+        "size": "How large.",
+        "colour": "Which colour, blue by default.",
+        "depth": "How deep.",
+    }

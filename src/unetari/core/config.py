@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import textwrap
 from itertools import pairwise
 from numbers import Integral
 from typing import Annotated, Any, Literal, Self, cast
@@ -62,24 +63,20 @@ class FrozenModel(BaseModel):
     def explain_options(cls) -> dict[str, str]:
         """Return the text below each option in the source, by name; empty if there is no source.
 
-        pydantic's `use_attribute_docstrings` reads the source of every class on import, which
-        takes longer than all the rest of it.
+        Options that a base class declares are explained there. pydantic's
+        `use_attribute_docstrings` reads the source of every class on import, which takes
+        longer than all the rest of it.
 
         Examples
         --------
         >>> UNetConfig.explain_options()["dim"]
         'Number of spatial dimensions.'
         """
-        try:
-            source = inspect.getsource(cls)
-        except (OSError, TypeError):  # TypeError: a class typed at the prompt
-            return {}
         found = {}
-        for option, below in pairwise(cast("ast.ClassDef", ast.parse(source).body[0]).body):
-            if isinstance(option, ast.AnnAssign) and isinstance(below, ast.Expr):
-                name, text = ast.unparse(option.target), ast.literal_eval(below.value)
-                found[name] = inspect.cleandoc(text)
-        return found
+        for declaring in reversed(cls.__mro__):
+            if issubclass(declaring, FrozenModel):
+                found.update(_read_texts(declaring))
+        return {name: text for name, text in found.items() if name in cls.model_fields}
 
     def replace(self, **changes: Any) -> Self:
         """Return a validated copy with some options changed."""
@@ -225,6 +222,23 @@ class UNetConfig(FrozenModel):
     def n_classes(self) -> int:
         """Number of different labels: a single output channel means two."""
         return max(self.out_channels, 2)
+
+
+def _read_texts(settings: type) -> dict[str, str]:
+    """Return the string below each option in the source of one class, without its bases."""
+    try:
+        source = textwrap.dedent(inspect.getsource(settings))
+    except (OSError, TypeError):  # TypeError: a class typed at the prompt
+        return {}
+    body = cast("ast.ClassDef", ast.parse(source).body[0]).body
+    return {
+        ast.unparse(option.target): inspect.cleandoc(below.value.value)
+        for option, below in pairwise(body)
+        if isinstance(option, ast.AnnAssign)
+        and isinstance(below, ast.Expr)
+        and isinstance(below.value, ast.Constant)
+        and isinstance(below.value.value, str)
+    }
 
 
 def _describe(name: str, error: ValidationError) -> str:
