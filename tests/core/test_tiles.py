@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from unetari.core import tiles
 from unetari.core.config import UP_MODES, UNetConfig
 from unetari.core.network import ForeignConfig
 from unetari.core.sizes import Reach, SizeRule
@@ -157,3 +158,32 @@ def test_networks_of_one_size_take_no_other_tile() -> None:
     )
     with pytest.raises(ShapeError, match="takes images of 512 and no other size"):
         plan_tiles((600, 600), network, tile_shape=(256, 256))
+
+
+@pytest.mark.parametrize("conv_mode", ["same", "valid"])
+def test_planning_a_huge_image_makes_no_tiles(
+    conv_mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Span] = []
+    tile = tiles.AxisTile
+
+    def note(*, outer: Span, inner: Span, local: Span) -> tiles.AxisTile:
+        made.append(outer)
+        return tile(outer, inner, local)
+
+    monkeypatch.setattr(tiles, "AxisTile", note)
+    config = UNetConfig(conv_mode=conv_mode)
+    plan = plan_tiles((200_000, 199_999), config, tile_shape=(256, 256))
+    assert len(plan) > 10**6
+    assert plan[-1].inner[1].stop == 199_999
+    assert len(made) <= 10
+
+
+def test_tiles_of_an_axis_are_a_sequence() -> None:
+    plan = plan_tiles((300, 500), UNetConfig(n_blocks=3), tile_shape=(128, 160))
+    columns = plan.axes[1]
+    assert [columns[i] for i in range(len(columns))] == list(columns)
+    assert columns[-1] == list(columns)[-1]
+    assert columns[1:] == tuple(columns)[1:]
+    with pytest.raises(IndexError):
+        columns[len(columns)]

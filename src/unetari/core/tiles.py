@@ -20,10 +20,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from itertools import product
 from math import prod
 from numbers import Integral
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,6 +64,68 @@ class AxisTile(NamedTuple):
 
 
 @dataclass(frozen=True)
+class AxisTiles(Sequence[AxisTile]):
+    """The tiles of one axis, in equal steps; each is made when it is asked for.
+
+    An axis of 200 000 voxels can have 25 000 tiles, and a plan is often made for its
+    numbers alone.
+    """
+
+    region: Span
+    """What the inner spans partition."""
+    length: int
+    """Number of tiles."""
+    outer_size: int
+    """Outer size of every tile."""
+    first: int
+    """Where the first tile begins to read."""
+    last: int
+    """Where the last tile begins to read: at most `length - 1` steps behind the first."""
+    step: int
+    """Voxels from one tile to the next."""
+    before: int
+    """Voxels that a tile reads before what it writes; the first may write from the region's
+    start on."""
+    loss: int
+    """Voxels per side that the network's output lacks."""
+
+    def __len__(self) -> int:
+        return self.length
+
+    @overload
+    def __getitem__(self, index: int) -> AxisTile: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[AxisTile, ...]: ...
+    def __getitem__(self, index: int | slice) -> AxisTile | tuple[AxisTile, ...]:
+        position = range(self.length)[index]
+        if isinstance(position, range):
+            return tuple(map(self._make, position))
+        return self._make(position)
+
+    def __iter__(self) -> Iterator[AxisTile]:
+        return iter(self._all)
+
+    @cached_property
+    def _all(self) -> tuple[AxisTile, ...]:
+        return self[:]
+
+    def _make(self, position: int) -> AxisTile:
+        start = self._start(position)
+        begin = start + self.before if position else self.region.start
+        is_last = position == self.length - 1
+        end = self.region.stop if is_last else self._start(position + 1) + self.before
+        lost = start + self.loss
+        return AxisTile(
+            outer=Span(start, start + self.outer_size),
+            inner=Span(begin, end),
+            local=Span(begin - lost, end - lost),
+        )
+
+    def _start(self, position: int) -> int:
+        return min(self.first + position * self.step, self.last)
+
+
+@dataclass(frozen=True)
 class Tile:
     """A box that the network reads, and the box within it that is written."""
 
@@ -95,7 +158,7 @@ class TilePlan:
     """Outer size of every tile."""
     reach: tuple[Reach, ...]
     """Multiple, halo and loss of the network, per axis."""
-    axes: tuple[tuple[AxisTile, ...], ...]
+    axes: tuple[Sequence[AxisTile], ...]
     """The tiles of each axis; the plan is their product."""
 
     @property
@@ -186,7 +249,7 @@ def plan_tiles(
     spans = _spans(shape, region)
     largest = [None] * len(shape) if tile_shape is None else _check_integers(tile_shape)
     axes = tuple(
-        tuple((_valid_axis if reach.loss else _same_axis)(size, span, limit, reach))
+        _plan_axis(size, span, limit, reach)
         for size, span, limit, reach in zip(shape, spans, largest, reaches, strict=True)
     )
     outer = tuple(tiles[0].outer.size for tiles in axes)
@@ -264,7 +327,13 @@ def _tile(parts: Sequence[AxisTile]) -> Tile:
     )
 
 
-def _same_axis(size: int, region: Span, limit: int | None, reach: Reach) -> Iterator[AxisTile]:
+# Who looks for the largest tiles that fit plans again and again, and changes one axis at a time.
+@lru_cache(maxsize=4)
+def _plan_axis(size: int, region: Span, limit: int | None, reach: Reach) -> AxisTiles:
+    return (_valid_axis if reach.loss else _same_axis)(size, region, limit, reach)
+
+
+def _same_axis(size: int, region: Span, limit: int | None, reach: Reach) -> AxisTiles:
     """Tiles of one axis with same convolution: they end where the (padded) image ends."""
     p, halo, rule = reach.multiple, reach.halo, reach.rule
     padded = rule.above(size)
@@ -280,17 +349,13 @@ def _same_axis(size: int, region: Span, limit: int | None, reach: Reach) -> Iter
         while tile + (count - 1) * reach.step(tile) < extent:
             tile += p
     # The last tile shifts inwards: it keeps the common size and ends with the image.
-    starts = [min(low + i * reach.step(tile), high - tile) for i in range(count)]
-    cuts = [region.start, *(start + halo for start in starts[1:]), region.stop]
-    for start, cut, next_cut in zip(starts, cuts, cuts[1:], strict=False):
-        inner = Span(cut, next_cut)
-        yield AxisTile(Span(start, start + tile), inner, inner.shifted(-start))
+    return AxisTiles(region, count, tile, low, high - tile, reach.step(tile), halo, 0)
 
 
-def _valid_axis(size: int, region: Span, limit: int | None, reach: Reach) -> Iterator[AxisTile]:
+def _valid_axis(size: int, region: Span, limit: int | None, reach: Reach) -> AxisTiles:
     """Tiles of one axis with valid convolution: each output box begins on the same phase of P."""
     del size  # what lies outside the image is mirrored
-    p, loss, trim, margin = reach.multiple, reach.loss, reach.trim, 2 * reach.margin
+    p, margin = reach.multiple, 2 * reach.margin
     first = round_down(region.start, p)
     need = region.stop - first
     tile = reach.rule.above(margin + need)
@@ -302,12 +367,10 @@ def _valid_axis(size: int, region: Span, limit: int | None, reach: Reach) -> Ite
         count = -(-need // largest_step)
         step = round_up(-(-need // count), p)
         tile = reach.rule.above(margin + step)
-    for i in range(count):
-        written = first + i * step
-        inner = Span(max(written, region.start), min(written + step, region.stop))
-        start = written - trim
-        outer = Span(start - loss, start - loss + tile)
-        yield AxisTile(outer, inner, inner.shifted(-start))
+    before = reach.loss + reach.trim
+    start = first - before
+    last = start + (count - 1) * step
+    return AxisTiles(region, count, tile, start, last, step, before, reach.loss)
 
 
 def _spans(shape: Sequence[int], region: Sequence[Span | slice] | None) -> tuple[Span, ...]:
