@@ -121,7 +121,7 @@ def _of_equal_memory(job: Job) -> tuple[int, ...]:
         return plan_tiles(shape, config, tile_shape=limit)
 
     tile = plan(None).tile_shape
-    while peak_bytes(plan(tile), config) > job.peak_bytes:
+    while peak_bytes(plan(tile), config, on_cpu=True) > job.peak_bytes:
         smaller = shrink(Tiling(tile, tile[0]), config)
         if smaller is None:
             break

@@ -175,13 +175,13 @@ def test_it_can_be_stopped(make_model: MakeModel, monkeypatch: pytest.MonkeyPatc
         noise(150, 133), model, norm_statistics="blended", tile_shape=(48, 48), device="cpu"
     )
     computed: list[int] = []
-    compute = Runner.__call__
+    push = Runner.push
 
     def watched(self: Runner, *arguments: Any) -> Any:
         computed.append(1)
-        return compute(self, *arguments)
+        return push(self, *arguments)
 
-    monkeypatch.setattr(Runner, "__call__", watched)
+    monkeypatch.setattr(Runner, "push", watched)
     results = run(job, should_stop=lambda: len(computed) > 8)
     next(results)
     with pytest.raises(StopIteration) as end:

@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from unetari import Model, UNetConfig, predict
+from unetari.core.samples import sample_boxes
 from unetari.core.tiles import Span
 from unetari.errors import ConfigError, OutOfMemoryError
-from unetari.inference.frozen import sample_boxes
 from unetari.inference.job import prepare
 from unetari.inference.lean import LeanUNet
 from unetari.inference.record import RunRecord
+from unetari.inference.runner import Runner
 from unetari.model.unet import UNet
 
 MakeModel = Callable[..., Model]
@@ -103,12 +104,11 @@ def test_only_for_networks_that_need_it(make_model: MakeModel, norm: str) -> Non
 
 def test_samples_that_do_not_fit(make_model: MakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> None:
-        raise torch.OutOfMemoryError("full")
+        raise OutOfMemoryError("full.")
 
-    monkeypatch.setattr(LeanUNet, "freeze", full)
-    with pytest.raises(
-        OutOfMemoryError, match=r"statistics of normalization .* leave norm_statistics"
-    ):
+    monkeypatch.setattr(Runner, "freeze", full)
+    monkeypatch.setattr(Runner, "push", full)
+    with pytest.raises(OutOfMemoryError, match=r"thinnest strip\. Free memory\."):
         predict(noise(90, 90), make_model(normalization="instance"), norm_statistics="sampled")
 
 

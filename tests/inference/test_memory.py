@@ -42,7 +42,7 @@ def test_planned_tiles_stay_within_the_budget(
     tiling = choose_tiling(shape, config, budget=free, on_cpu=on_cpu)
     plan = plan_tiles(shape, config, tile_shape=tiling.tile_shape)
     smallest = Reach.of(config).smallest_tile
-    fits = peak_bytes(plan, config, tiling.strip) <= free
+    fits = peak_bytes(plan, config, tiling.strip, on_cpu=on_cpu) <= free
     assert fits or plan.tile_shape == (smallest,) * config.dim
 
 
@@ -201,9 +201,9 @@ def test_no_array_has_more_elements_than_kernels_can_index() -> None:
 def test_strips_get_thinner_for_given_tiles_too() -> None:
     model = Model.build(UNetConfig(start_filters=16), seed=0)
     image = np.broadcast_to(np.uint8(0), (8000, 8000))
-    job = prepare(image, model, tile_shape=(8000, 8000), device="cpu", max_memory=2**27)
+    job = prepare(image, model, tile_shape=(8000, 8000), device="cpu", max_memory=2**28)
     assert job.plan.tile_shape == (8000, 8000)
-    assert job.peak_bytes <= 2**27
+    assert job.peak_bytes <= 2**28
 
 
 @pytest.mark.parametrize("wrong", [0, True, 2.5, float("nan"), "2GB"])

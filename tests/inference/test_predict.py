@@ -225,7 +225,7 @@ def fail_above(voxels: int, monkeypatch: pytest.MonkeyPatch) -> None:
     push = runner.Runner.push
 
     def limited(self: runner.Runner, block: Any, rows: Any, decide: Any) -> Any:
-        if rows[0].size > voxels:
+        if rows[0, 0].numel() > voxels:
             raise OutOfMemoryError("full.")
         return push(self, block, rows, decide)
 
@@ -315,7 +315,7 @@ def test_out_of_memory_at_any_time(
     normalization = "group2" if "norm_statistics" in options else "batch"
     model = make_model(n_blocks=2, start_filters=2, normalization=normalization)
     image = noise(70, 150)
-    monkeypatch.setattr("unetari.inference.memory._CPU_STRIP", {2: 8 * 150 * 2})
+    monkeypatch.setattr("unetari.inference.memory._CPU_STRIP", 8 * 150 * 2)
     plan = {"tile_shape": tile_shape, "device": "cpu", **options}
     expected = predict(image, model, **plan)
     push = runner.Runner.push
@@ -345,15 +345,15 @@ def test_out_of_memory_at_any_time(
 def test_short_memory_at_the_end_of_a_tile_costs_the_rest_little(
     make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("unetari.inference.memory._CPU_STRIP", {2: 64 * 64 * 2})
+    monkeypatch.setattr("unetari.inference.memory._CPU_STRIP", 64 * 64 * 2)
     model = make_model(n_blocks=2, start_filters=2)
     job = prepare(noise(4, 600, 64), model, axes="TYX", device="cpu")
-    push, rows_pushed = runner.Runner.push, []
+    push, rows_pushed, calls = runner.Runner.push, [], count(1)
 
     def failing(self: runner.Runner, block: Any, rows: Any, decide: Any) -> Any:
-        rows_pushed.append(rows.shape[1])
-        if len(rows_pushed) in (10, 11):
+        if next(calls) in (10, 11):
             raise OutOfMemoryError("full.")
+        rows_pushed.append(len(rows) * rows.shape[2])
         return push(self, block, rows, decide)
 
     monkeypatch.setattr(runner.Runner, "push", failing)

@@ -80,6 +80,8 @@ def test_each_tile_is_read_once(make_model: MakeModel, options: dict[str, Any]) 
     for _ in run(job):
         pass
     tiles = [index for index in image.reads if index[2].stop - index[2].start == 80]
+    if "precision" in options:
+        tiles.remove(tiles[0])  # the sample, which is as large as a tile here
     seams = tiles[job.n_tiles :]  # measured afterwards, with frozen statistics
     assert len({str(index) for index in tiles[: job.n_tiles]}) == job.n_tiles
     assert bool(seams) == ("norm_statistics" in options)
@@ -91,7 +93,7 @@ def test_nothing_large_is_read_once_memory_has_run_short(
     push = Runner.push
 
     def limited(self: Runner, block: Any, rows: Any, decide: Any) -> Any:
-        if rows.size > 20 * 80:
+        if rows.numel() > 20 * 80:
             raise OutOfMemoryError("full.")
         return push(self, block, rows, decide)
 

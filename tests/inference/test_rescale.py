@@ -235,7 +235,7 @@ def test_short_memory_does_not_change_the_result(
     push = Runner.push
 
     def forgetful(self: Runner, block: Any, rows: NDArray[np.float32], decide: Any) -> Any:
-        if rows.size > 8 * 60:
+        if rows.numel() > 8 * 60:
             raise OutOfMemoryError("A test.")
         return push(self, block, rows, decide)
 

@@ -44,7 +44,7 @@ def in_strips(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     return bool(request.param)
 
 
-def choose_thinnest(*_: Any) -> int:
+def choose_thinnest(*_: Any, **__: Any) -> int:
     return 16
 
 
@@ -165,7 +165,7 @@ def test_strips_get_thinner_where_memory_is_short(
     push = Runner.push
 
     def limited(self: Runner, block: Any, rows: Any, decide: Any) -> Iterator[Any]:
-        if rows.shape[1] > 20:
+        if rows.shape[2] > 20:
             raise OutOfMemoryError("full.")
         return push(self, block, rows, decide)
 

@@ -51,6 +51,11 @@ def keep_freed_memory() -> Iterator[None]:
                 _trim()
 
 
+def keeps_freed_memory() -> bool:
+    """Whether freed memory is kept on this system."""
+    return _glibc() is not None
+
+
 def _set(options: dict[int, int]) -> None:
     libc = _glibc()
     if libc is not None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice, tee, zip_longest
 from math import prod
-from typing import Any, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
@@ -25,13 +26,16 @@ from unetari.inference.precision import (
     find_precisions,
     is_worth_it,
 )
-from unetari.inference.reader import Reader
+from unetari.inference.reader import Frames, Reader
 from unetari.inference.record import Seams
 from unetari.inference.rescale import restore
 from unetari.inference.runner import Precision, Result, Runner
 from unetari.inference.seams import measure_seams
+from unetari.inference.transfer import Transfer
 from unetari.model.decisions import to_labels, to_scores
 from unetari.model.device import resolve_device
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -52,12 +56,36 @@ class TileResult:
     """Probabilities, (classes, ...), if the job asks for them."""
 
 
+class Decided(NamedTuple):
+    """Labels and scores that are on their way from the device."""
+
+    labels: Callable[[], NDArray[Any]]
+    """Waits for the labels, ([Z,] Y, X)."""
+    scores: Callable[[], NDArray[np.float32]] | None
+    """Waits for the scores, (classes, [Z,] Y, X), if the job asks for them."""
+    rows: int
+    """How many rows they have."""
+
+
+class Part(NamedTuple):
+    """What was decided for a part of a tile."""
+
+    frame: Frame
+    """The plane or volume."""
+    tile: Tile
+    """The tile, whose inner box is the part."""
+    decided: Decided
+    """Its labels and scores."""
+
+
 _SPLIT = (
     "Memory did not suffice for one tile, and the network sees its whole input at once: results "
     "can differ at the borders of the tiles, which was not measured."
 )
-Decided = tuple[NDArray[Any], NDArray[np.float32] | None]
-"""Labels, ([Z,] Y, X), and if the job asks for them scores, (classes, [Z,] Y, X)."""
+_KEEPS_UP = ("cpu",)
+"""Devices that are done when a call returns; others compute on while a result is fetched."""
+Task = tuple[Frames, Tile]
+"""A tile of some planes or volumes, which pass through the network together."""
 
 
 class Engine:
@@ -65,52 +93,71 @@ class Engine:
 
     def __init__(self, job: Job, should_stop: Callable[[], bool]) -> None:
         self._job = job
-        self._dim = job.model.spec.config.dim
+        self._config = job.model.spec.config
         self._should_stop = should_stop
-        self._read = Reader(job, should_stop)
+        self._device = resolve_device(job.device)
+        self._transfer = Transfer(self._device)
+        self._read = Reader(job, self._transfer, should_stop)
         self._runner: Runner | None = None
         self._statistics = Statistics(job, self._read)
         self._ready_for: Frame | None = None
         self._blend: tuple[Frame, Blend] | None = None
         self.checks: tuple[PrecisionCheck, ...] = ()
         """How faster formats than float32 did on a sample."""
+        self.tiles_done = 0
+        """Number of tiles that are finished."""
         self._written_voxels = 0
-        self.tiling = Tiling(job.plan.tile_shape, job.strip)
-        """Largest tiles and strips; smaller than planned once memory has run short."""
+        self.tiling = Tiling(job.plan.tile_shape, job.strip, job.batch)
+        """Largest tiles, strips and batches; smaller than planned once memory has run short."""
 
     def close(self) -> None:
         """Stop reading."""
         self._read.close()
 
-    def compute(
-        self, frame: Frame, tile: Tile, following: tuple[Frame, Tile] | None = None
-    ) -> Iterator[tuple[Tile, Decided]]:
-        """Yield what was decided for what a tile writes, in parts where it comes in strips.
+    def compute(self) -> Iterator[TileResult]:
+        """Yield everything the job asks for, in parts where a tile comes in strips."""
+        parts = self._compute_all()
+        for index, part in parts if self._device.type in _KEEPS_UP else one_behind(parts):
+            yield self._result(index, part)
 
-        Nothing if no voxel of the image belongs to a tile of the rescaled one. The
-        `following` tile is read meanwhile.
+    def _compute_all(self) -> Iterator[tuple[int, Part]]:
+        """Compute tile by tile; with each part comes the number of its tile."""
+        tasks = ((frames, tile) for frames in self._job.groups for tile in self._job.plan)
+        for (frames, tile), following in _with_following(tasks):
+            for part in self._compute_tile(frames, tile, following):
+                yield self.tiles_done + frames.index(part.frame), part
+            self.tiles_done += len(frames)
+
+    def _compute_tile(
+        self, frames: Frames, tile: Tile, following: Task | None = None
+    ) -> Iterator[Part]:
+        """Compute what a tile of each frame writes, while the `following` one is read.
+
+        Nothing if no voxel of the image belongs to a tile of the rescaled one.
         """
-        if self._job.norm_statistics == "blended":
-            yield from self._compute_blended(frame, tile, following)
-            return
         if not all(span.size > 0 for span in self._written(tile)):
             return
-        self._get_ready(frame)
-        if self.tiling.tile_shape == self._job.plan.tile_shape:
-            yield from self._try(frame, tile, following)
+        self._get_ready(frames[0])
+        if self._job.norm_statistics == "blended":
+            yield from self._compute_blended(frames, tile, following)
+        elif self._is_undivided(self._job.plan.tile_shape, len(frames)):
+            yield from self._try(frames, tile, following)
         else:
-            yield from self._compute_in_parts(frame, tile)
+            yield from self._compute_in_parts(frames, tile)
+
+    def _is_undivided(self, tile_shape: Sequence[int], batch: int) -> bool:
+        """Whether tiles of a size, and so many of them, still pass through the network at once."""
+        return self.tiling.tile_shape == tuple(tile_shape) and batch <= self.tiling.batch
 
     def _compute_blended(
-        self, frame: Frame, tile: Tile, following: tuple[Frame, Tile] | None
-    ) -> Iterator[tuple[Tile, Decided]]:
+        self, frames: Frames, tile: Tile, following: Task | None
+    ) -> Iterator[Part]:
         """Add a tile to the others over it; the last one of a band brings what is complete."""
-        self._get_ready(frame)
+        (frame,) = frames
         if self._blend is None or self._blend[0] != frame:
-            config = self._job.model.spec.config
-            self._blend = frame, Blend(self._job.plan, config, self._job.rim)
+            self._blend = frame, Blend(self._job.plan, self._config, self._job.rim)
         blend = self._blend[1]
-        block = self._read(frame, tile.outer)
+        block = self._read(frames, tile.outer)
         if following is not None:
             self._read.start(following[0], following[1].outer)
         self._check()
@@ -122,49 +169,49 @@ class Engine:
         if complete is not None:
             done = replace(tile, inner=complete[0])
             if all(span.size > 0 for span in self._written(done)):
-                yield done, self._decide_scores(complete[1], done)
+                yield Part(frame, done, self._decide_scores(complete[1], done))
 
-    def _score(
-        self, block: NDArray[np.float32], tile: Tile, use: Callable[[Tensor], Result]
-    ) -> Result:
+    def _score(self, block: Tensor, tile: Tile, use: Callable[[Tensor], Result]) -> Result:
         """Do something with the probabilities, (classes, [Z,] Y, X), of what a tile covers."""
-        config, part = self._job.model.spec.config, [span.slice for span in tile.local]
-        return cast("Runner", self._runner)(block, part, lambda new: use(to_scores(new, config)))
+        part, runner = [span.slice for span in tile.local], self._the_runner
+        started = runner.start(tile.shape, part)
+        results = runner.push(started, block, lambda _, new: use(to_scores(new, self._config)))
+        return next(results)[0]
 
-    def _compute_in_parts(self, frame: Frame, tile: Tile) -> Iterator[tuple[Tile, Decided]]:
-        """Compute a tile as smaller ones."""
+    def _compute_in_parts(self, frames: Frames, tile: Tile) -> Iterator[Part]:
+        """Compute a tile as smaller ones, of fewer frames at once."""
         parts = plan_tiles(
             self._job.plan.shape,
-            self._job.model.spec.config,
+            self._config,
             tile_shape=self.tiling.tile_shape,
             region=tile.inner,
             rim=self._job.rim,
         )
-        planned = self.tiling.tile_shape
-        for part in parts:
-            if not all(span.size > 0 for span in self._written(part)):
-                continue
-            if self.tiling.tile_shape == planned:
-                yield from self._try(frame, part)
-            else:  # memory ran short within a part before
-                yield from self._compute_in_parts(frame, part)
+        shape, batch = self.tiling.tile_shape, self.tiling.batch
+        for start in range(0, len(frames), batch):
+            group = frames[start : start + batch]
+            for part in parts:
+                if not all(span.size > 0 for span in self._written(part)):
+                    continue
+                if self._is_undivided(shape, len(group)):
+                    yield from self._try(group, part)
+                else:  # memory ran short within a part before
+                    yield from self._compute_in_parts(group, part)
 
-    def _try(
-        self, frame: Frame, tile: Tile, following: tuple[Frame, Tile] | None = None
-    ) -> Iterator[tuple[Tile, Decided]]:
+    def _try(self, frames: Frames, tile: Tile, following: Task | None = None) -> Iterator[Part]:
         """Compute a tile; what does not fit in memory is computed in smaller parts."""
-        done = 0
+        reached = tile.inner[0].start
         try:
-            for part, decided in self._compute_strips(frame, tile, following):
-                done += part.inner[0].size
-                yield part, decided
+            for part in self._compute_strips(frames, tile, following):
+                reached = part.tile.inner[0].stop
+                yield part
             return
         except MemoryError as error:
             smaller = shrink(
                 self.tiling,
-                self._job.model.spec.config,
+                self._config,
                 self._job.rim,
-                in_strips=cast("Runner", self._runner).takes_strips,
+                in_strips=self._the_runner.takes_strips,
             )
             if smaller is None:
                 raise OutOfMemoryError(
@@ -173,45 +220,45 @@ class Engine:
                 ) from error
         self.tiling = smaller
         self._read.forget()  # what was read ahead is as large as what did not fit
-        rest = Span(tile.inner[0].start + done, tile.inner[0].stop)
+        self._the_runner.give_back()
+        rest = Span(reached, tile.inner[0].stop)
         if rest.size > 0:
-            yield from self._compute_in_parts(frame, replace(tile, inner=(rest, *tile.inner[1:])))
+            yield from self._compute_in_parts(frames, replace(tile, inner=(rest, *tile.inner[1:])))
 
-    def _compute_strips(
-        self, frame: Frame, tile: Tile, following: tuple[Frame, Tile] | None
-    ) -> Iterator[tuple[Tile, Decided]]:
+    def _compute_strips(self, frames: Frames, tile: Tile, following: Task | None) -> Iterator[Part]:
         """Compute a tile strip by strip, as far as the network allows that."""
-        runner = cast("Runner", self._runner)
-        strips = self._strips(tile)
-        boxes = [(frame, strip) for strip in strips]
+        boxes: list[tuple[Frames, Sequence[Span]]] = [(frames, box) for box in self._strips(tile)]
+        count = len(boxes)
         if following is not None:
             boxes.append((following[0], self._strips(following[1])[0]))
-        block = runner.start(tile.shape, self._needed(tile))
-        gathered: list[Tensor] = []
-        written = tile.inner[0].start
-        for number in range(len(strips)):
-            if written == tile.inner[0].stop:
+        started = self._the_runner.start(tile.shape, self._needed(tile))
+        gathered: list[list[Tensor]] = [[] for _ in frames]
+        reached, stop = tile.inner[0]
+
+        def decide(number: int, new: Tensor) -> Decided | None:
+            return self._decide(new, tile, gathered[number])
+
+        for number in range(count):
+            if reached == stop:
                 return  # what would still be read, nothing depends on
             rows = self._read(*boxes[number])
             if number + 1 < len(boxes):
                 self._read.start(*boxes[number + 1])
             self._check()
-            for decided in runner.push(block, rows, lambda new: self._decide(new, tile, gathered)):
-                if decided is None:
+            for results in self._the_runner.push(started, rows, decide):
+                complete = [result for result in results if result is not None]
+                if not complete:
                     continue
-                if self._job.scaling is not None:
-                    written = tile.inner[0].stop
-                    yield tile, decided
-                    continue
-                span = Span(written, written + decided[0].shape[0])
-                written = span.stop
-                yield replace(tile, inner=(span, *tile.inner[1:])), decided
+                first = reached
+                reached = stop if self._job.scaling else first + complete[0].rows
+                part = replace(tile, inner=(Span(first, reached), *tile.inner[1:]))
+                for frame, decided in zip(frames, complete, strict=True):
+                    yield Part(frame, part, decided)
 
     def _strips(self, tile: Tile) -> list[tuple[Span, ...]]:
         """Return the boxes in which a tile is read."""
         rows, *others = tile.outer
-        takes_strips = cast("Runner", self._runner).takes_strips
-        strip = self.tiling.strip if takes_strips else rows.size
+        strip = self.tiling.strip if self._the_runner.takes_strips else rows.size
         starts = range(rows.start, rows.stop, strip)
         return [(Span(start, min(start + strip, rows.stop)), *others) for start in starts]
 
@@ -243,19 +290,17 @@ class Engine:
 
         The scores of a rescaled image are gathered, and decided when they are complete.
         """
-        config, scaling = self._job.model.spec.config, self._job.scaling
+        scaling = self._job.scaling
         if scaling is None:
-            labels = to_labels(new, config)
-            scores = to_scores(new, config) if self._job.wants_scores else None
-        else:
-            gathered.append(to_scores(new, config))
-            around = scaling.around(tile.inner)
-            if sum(rows.shape[1] for rows in gathered) < around[0].size:
-                return None
-            complete = torch.cat(gathered, dim=1)
-            gathered.clear()
-            return self._decide_scores(complete, tile)
-        return labels.cpu().numpy(), None if scores is None else scores.cpu().numpy()
+            scores = to_scores(new, self._config) if self._job.wants_scores else None
+            return self._fetch(to_labels(new, self._config), scores)
+        gathered.append(to_scores(new, self._config))
+        around = scaling.around(tile.inner)
+        if sum(rows.shape[1] for rows in gathered) < around[0].size:
+            return None
+        complete = torch.cat(gathered, dim=1)
+        gathered.clear()
+        return self._decide_scores(complete, tile)
 
     def _decide_scores(self, scores: Tensor, tile: Tile) -> Decided:
         """Decide what a tile writes, given the probabilities of it and its rim."""
@@ -263,54 +308,66 @@ class Engine:
         if scaling is not None:
             # On the image's own grid, where outlines can be finer than on a coarse one.
             scores = restore(scores, scaling, scaling.around(tile.inner), self._written(tile))
-        labels = to_labels(scores, self._job.model.spec.config, is_scores=True).cpu().numpy()
-        return labels, scores.cpu().numpy() if self._job.wants_scores else None
+        labels = to_labels(scores, self._config, is_scores=True)
+        return self._fetch(labels, scores if self._job.wants_scores else None)
+
+    def _fetch(self, labels: Tensor, scores: Tensor | None) -> Decided:
+        fetch = self._transfer.fetch
+        return Decided(fetch(labels), None if scores is None else fetch(scores), len(labels))
 
     def _check(self) -> None:
         if self._should_stop():
             raise Cancelled("Stopped on request.")
 
+    @property
+    def _the_runner(self) -> Runner:
+        """The runner, once a frame has been prepared for."""
+        return cast("Runner", self._runner)
+
     def _get_ready(self, frame: Frame) -> None:
         """Prepare the network for a frame; where it fails, no smaller tile would help."""
-        job = self._job
         if self._runner is None:
-            device = resolve_device(job.device)
-            self._runner = Runner(
-                job.model.network, device, self._should_stop, frozen=job.norm_statistics in FIXED
-            )
-            if job.strip < job.plan.tile_shape[0] and not self._runner.takes_strips:
-                self.tiling = choose_tiling(
-                    job.plan.shape,
-                    job.model.spec.config,
-                    region=job.plan.region,
-                    budget=job.budget,
-                    on_cpu=device.type == "cpu",
-                    scaling=job.scaling,
-                    in_strips=False,
-                )
+            self._runner = self._load()
             self._statistics.find(self._runner, frame)
             self._runner = self._choose_precision(self._runner, frame)
         elif self._ready_for != frame:
             self._statistics.find(self._runner, frame)
         self._ready_for = frame
 
+    def _load(self) -> Runner:
+        """Bring the network to the device; plan again if it cannot take strips there."""
+        job, is_frozen = self._job, self._job.norm_statistics in FIXED
+        runner = Runner(job.model.network, self._device, self._should_stop, frozen=is_frozen)
+        if job.in_strips and not runner.takes_strips:
+            self.tiling = choose_tiling(
+                job.plan.shape,
+                self._config,
+                region=job.plan.region,
+                budget=job.budget,
+                on_cpu=self._device.type == "cpu",
+                scaling=job.scaling,
+                in_strips=False,
+            )
+        return runner
+
     def _choose_precision(self, exact: Runner, frame: Frame) -> Runner:
         """Return a runner in the fastest format that may be used, judged by a sample."""
-        job, config = self._job, self._job.model.spec.config
+        job = self._job
         names = find_precisions(job.precision, exact.device, job.model.network)
         faster = [name for name in names if name != "float32"]
         if not faster or not exact.is_lean:
             return exact
-        sample = choose_sample(job.plan, config, job.rim)
+        sample = choose_sample(job.plan, self._config, job.rim)
         if job.precision == "auto" and not is_worth_it(sample, job.plan, len(job.frames)):
             return exact
-        block, part = self._read(frame, sample.outer), self._needed(sample)
+        part = self._needed(sample)
         try:
-            expected = exact(block, part, Tensor.clone)
+            expected = self._logits(exact, frame, sample, part)
             for name in faster:
                 runner = exact.in_precision(name)
                 self._statistics.find(runner, frame)
-                check = check_precision(runner, expected, block, part, config)
+                found = self._logits(runner, frame, sample, part)
+                check = check_precision(name, found, expected, self._config)
                 self.checks += (check,)
                 if check.passes or job.precision != "auto":
                     return runner
@@ -333,7 +390,7 @@ class Engine:
     def is_exact(self) -> bool:
         """Whether the result is that of one pass over the whole image, to rounding."""
         job = self._job
-        can_split = job.norm_statistics == "whole" or job.model.spec.config.tiles_exactly
+        can_split = job.norm_statistics == "whole" or self._config.tiles_exactly
         return job.is_exact and (can_split or self.tiling.tile_shape == job.plan.tile_shape)
 
     @property
@@ -341,16 +398,17 @@ class Engine:
         """The floating-point format in use."""
         return "float32" if self._runner is None else self._runner.precision
 
-    def result(self, index: int, frame: Frame, tile: Tile, decided: Decided) -> TileResult:
+    def _result(self, index: int, part: Part) -> TileResult:
         """Bring what was decided for a tile into the axes of the labels."""
-        job = self._job
-        labels, scores = decided
+        job, decided = self._job, part.decided
+        labels = decided.labels()
         self._written_voxels += labels.size
-        spans = dict(zip(job.source.spatial_axes(self._dim), self._written(tile), strict=True))
-        spans |= {axis: Span(at, at + 1) for axis, at in frame.items()}
+        axes = job.source.spatial_axes(self._config.dim)
+        spans = dict(zip(axes, self._written(part.tile), strict=True))
+        spans |= {axis: Span(at, at + 1) for axis, at in part.frame.items()}
         where = tuple(
-            spans[axis].shifted(-part.start).slice
-            for axis, part in zip(job.source.label_axes, job.region, strict=True)
+            spans[axis].shifted(-bounds.start).slice
+            for axis, bounds in zip(job.source.label_axes, job.region, strict=True)
         )
         return TileResult(
             index=index,
@@ -358,13 +416,13 @@ class Engine:
             progress=self.progress,
             where=where,
             labels=self._to_label_axes(labels),
-            scores=None if scores is None else self._to_label_axes(scores),
+            scores=None if decided.scores is None else self._to_label_axes(decided.scores()),
         )
 
     def _to_label_axes(self, array: NDArray[Any]) -> NDArray[Any]:
         """Give ([classes,] [Z,] Y, X) the loop axes too, of length 1."""
         source = self._job.source
-        spatial = source.spatial_axes(self._dim)
+        spatial = source.spatial_axes(self._config.dim)
         lead = array.ndim - len(spatial)
         loops = [lead + at for at, axis in enumerate(source.label_axes) if axis not in spatial]
         return np.expand_dims(array, tuple(loops))
@@ -375,28 +433,51 @@ class Engine:
         None if the network is exact, the tiles are no longer those of the plan,
         or the user or the memory cuts the measurement short: the labels are done.
         """
-        config, plan = self._job.model.spec.config, self._job.plan
+        config, plan = self._config, self._job.plan
         if self._job.is_exact or self.tiling.tile_shape != plan.tile_shape:
             return None
         frame = self._job.frames[0]
         try:
             self._get_ready(frame)
             if self._job.norm_statistics == "blended":
-                blend = Blend(plan, config)
-                return blend.measure(
+                return Blend(plan, config).measure(
                     config,
-                    lambda tile: self._score(self._read(frame, tile.outer), tile, Tensor.clone),
+                    lambda tile: self._score(self._read((frame,), tile.outer), tile, Tensor.clone),
                 )
-            return measure_seams(plan, config, lambda tile: self._logits_of(frame, tile))
+            return measure_seams(
+                plan, config, lambda tile: self._logits(self._the_runner, frame, tile)
+            )
         except (Cancelled, MemoryError):
             return None
 
-    def _logits_of(self, frame: Frame, tile: Tile) -> Tensor:
-        """Return the logits of all of a tile, (classes, [Z,] Y, X)."""
-        runner = cast("Runner", self._runner)
-        block, logits = runner.start(tile.shape), []
+    def _logits(
+        self, runner: Runner, frame: Frame, tile: Tile, part: Sequence[slice] | None = None
+    ) -> Tensor:
+        """Return the logits of a tile, or of a part of it, (classes, [Z,] Y, X)."""
+        started, logits = runner.start(tile.shape, part), []
         for strip in self._strips(tile):
-            rows = self._read(frame, strip)
+            rows = self._read((frame,), strip)
             self._check()
-            logits += list(runner.push(block, rows, Tensor.clone))
+            new = runner.push(started, rows, lambda _, scores: scores.clone())
+            logits += [scores for (scores,) in new]
         return torch.cat(logits, dim=1)
+
+
+def one_behind(items: Iterator[Item]) -> Iterator[Item]:
+    """Yield every item once the one after it has been asked for; if that fails, before it does."""
+    held: list[Item] = []
+    try:
+        for item in items:
+            held.append(item)
+            if len(held) > 1:
+                yield held.pop(0)
+    except Exception:
+        yield from held
+        raise
+    yield from held
+
+
+def _with_following(items: Iterable[Item]) -> Iterator[tuple[Item, Item | None]]:
+    """Yield each item with the one after it, the last one with None."""
+    before, after = tee(items)
+    return zip_longest(before, islice(after, 1, None))

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import product
+from collections.abc import Iterator, Sequence
+from itertools import islice
 
-import numpy as np
+import torch
+from torch import Tensor
 
-from unetari.core.network import NetworkConfig, reach_of
 from unetari.core.tiles import Span
 from unetari.errors import OutOfMemoryError
-from unetari.inference.job import Frame, Job
+from unetari.inference.job import FIXED, Frame, Job
 from unetari.inference.memory import Tiling, shrink
-from unetari.inference.reader import Block, Reader
+from unetari.inference.reader import Reader
 from unetari.inference.runner import Runner
-
-_SIZE = {2: 256, 3: 64}
-_PER_AXIS = {2: 3, 3: 2}
 
 
 class Statistics:
@@ -32,7 +29,6 @@ class Statistics:
 
     def __init__(self, job: Job, read: Reader) -> None:
         self._job, self._read = job, read
-        self._samples: tuple[Frame, Block] | None = None
         self._strip = job.pass_strip
 
     def find(self, runner: Runner, frame: Frame) -> None:
@@ -45,9 +41,7 @@ class Statistics:
         Cancelled
             If the job is to stop.
         """
-        if self._job.norm_statistics == "sampled":
-            runner.freeze(self._sample(frame))
-        is_found = self._job.norm_statistics != "whole"
+        is_found = self._job.norm_statistics not in FIXED
         while not is_found:
             try:
                 self._pass_through(runner, frame)
@@ -55,71 +49,49 @@ class Statistics:
             except OutOfMemoryError as error:
                 self._make_thinner(error)
 
-    def _sample(self, frame: Frame) -> Block:
-        """Return samples of a frame, (N, C, [Z,] Y, X)."""
-        if self._samples is None or self._samples[0] != frame:
-            boxes = sample_boxes(self._job.plan.shape, self._job.model.spec.config)
-            self._samples = frame, np.stack([self._read(frame, box) for box in boxes])
-        return self._samples[1]
-
     def _pass_through(self, runner: Runner, frame: Frame) -> None:
-        """Pass all of a frame through the network, once if at once, else once per layer."""
-        (whole,) = self._job.whole
-        rows, *others = whole.outer
-        starts = range(rows.start, rows.stop, self._strip)
-        boxes = [(Span(at, min(at + self._strip, rows.stop)), *others) for at in starts]
-        if len(boxes) == 1:
-            runner.freeze(self._read(frame, boxes[0])[None])
+        """Pass what they are taken from through the network: once if at once, else once per layer.
+
+        Samples pass together, as a batch.
+        """
+        images = self._job.statistics_boxes
+        sizes = [span.size for span in images[0]]
+        starts = range(0, sizes[0], self._strip)
+        boxes = [_rows(box, start, self._strip) for start in starts for box in images]
+        if len(starts) == 1:
+            runner.freeze(torch.cat([self._read((frame,), box) for box in boxes]))
             return
         for _ in runner.gather():
-            block = runner.start(whole.shape)
-            for box, following in zip(boxes, [*boxes[1:], boxes[0]], strict=True):
-                strip = self._read(frame, box)
-                self._read.start(frame, following)
-                for _ in runner.push(block, strip, lambda scores: scores):
+            started, strips = runner.start(sizes), self._read_all(frame, boxes)
+            for _ in starts:
+                batch = torch.cat(list(islice(strips, len(images))))
+                for _ in runner.push(started, batch, lambda _, scores: scores):
                     pass
+
+    def _read_all(self, frame: Frame, boxes: Sequence[tuple[Span, ...]]) -> Iterator[Tensor]:
+        """Yield what the network sees of boxes; after the last one, they begin again."""
+        for box, following in zip(boxes, [*boxes[1:], boxes[0]], strict=True):
+            rows = self._read((frame,), box)
+            self._read.start((frame,), following)
+            yield rows
 
     def _make_thinner(self, error: OutOfMemoryError) -> None:
         """Halve the strips; raise the error if they cannot be thinner."""
-        shape = self._job.whole.tile_shape
+        shape = tuple(span.size for span in self._job.statistics_boxes[0])
         thinner = shrink(Tiling(shape, self._strip), self._job.model.spec.config, in_strips=True)
         if thinner is None or thinner.tile_shape != shape:
+            is_whole = self._job.norm_statistics == "whole"
+            advice = ', or choose norm_statistics="sampled" or "blended"' if is_whole else ""
             raise OutOfMemoryError(
-                f"{error} All of the image has to pass through the network, and this is the "
-                'thinnest strip. Free memory, or choose norm_statistics="sampled" or "blended".'
+                f"{error} Statistics of normalization need all of it to pass through the network, "
+                f"and this is the thinnest strip. Free memory{advice}."
             ) from error
         self._strip = thinner.strip
         self._read.forget()
 
 
-def sample_boxes(shape: Sequence[int], config: NetworkConfig) -> list[tuple[Span, ...]]:
-    """Return boxes of one size, spread over an image: up to 9 in 2D and 8 in 3D.
-
-    They depend on nothing but the image's shape, and so do the statistics: neither on
-    tiles nor on the region.
-
-    Parameters
-    ----------
-    shape : sequence of int
-        Size of the image, ([Z,] Y, X).
-    config : UNetConfig or ForeignConfig
-        The network, which takes their size.
-
-    Returns
-    -------
-    list of tuple of Span
-        They may reach past a small image, which is mirrored there.
-
-    Examples
-    --------
-    >>> from unetari.core.config import UNetConfig
-    >>> [box[1] for box in sample_boxes((200, 1000), UNetConfig())]
-    [Span(start=0, stop=256), Span(start=372, stop=628), Span(start=744, stop=1000)]
-    """
-    axes = []
-    for size, reach in zip(shape, reach_of(config), strict=True):
-        length = reach.rule.above(min(size, _SIZE[config.dim]))
-        last = max(0, size - length)
-        starts = np.linspace(0, last, _PER_AXIS[config.dim]).round().astype(int)
-        axes.append([Span(start, start + length) for start in dict.fromkeys(starts.tolist())])
-    return list(product(*axes))
+def _rows(box: Sequence[Span], start: int, n: int) -> tuple[Span, ...]:
+    """Return n rows of a box, or as many as there are."""
+    rows, *others = box
+    first = rows.start + start
+    return (Span(first, min(first + n, rows.stop)), *others)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
-from typing import Any, cast, get_args
+from typing import Any, NamedTuple, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,14 +14,19 @@ from numpy.typing import NDArray
 from unetari.core.axes import guess_axes
 from unetari.core.blending import band_voxels, patch_of, plan_blended
 from unetari.core.config import UNetConfig
-from unetari.core.network import NetworkConfig, NormStatistics
+from unetari.core.network import NetworkConfig, NormStatistics, reach_of
+from unetari.core.normalization import WITH_STATISTICS
+from unetari.core.samples import sample_boxes
 from unetari.core.scaling import RIM, Scaling
 from unetari.core.shapes import check_shape
 from unetari.core.source import ImageSource
+from unetari.core.spec import ModelSpec
 from unetari.core.tiles import Span, TilePlan, plan_tiles, resolve_span
 from unetari.errors import AxesError, ConfigError, OutOfMemoryError, ShapeError
 from unetari.inference.memory import (
     SHARE_OF_FREE_MEMORY,
+    Tiling,
+    choose_batch,
     choose_pass,
     choose_tiling,
     peak_bytes,
@@ -57,6 +62,9 @@ class Job:
     """The tiles of every frame, on the grid that the network sees."""
     strip: int
     """Rows of a tile, or planes in 3D, that the network gets at once."""
+    batch: int
+    """Planes or volumes that pass through the network together, where one is too small for the
+    device to work well."""
     device: str
     """The device, such as "cpu" or "cuda:0"."""
     precision: str
@@ -64,8 +72,8 @@ class Job:
     norm_statistics: NormStatistics
     """Where instance and group normalization take their statistics from."""
     pass_strip: int
-    """Rows of the whole image that the network gets at once to find its statistics; 0 where they
-    are taken from less."""
+    """Rows of what statistics of normalization are taken from (the whole image, or all samples)
+    that the network gets at once; 0 where each tile has its own."""
     budget: int
     """Bytes of the device's memory that the run may use."""
     wants_scores: bool
@@ -106,16 +114,33 @@ class Job:
         return len(self.frames) * len(self.plan)
 
     @property
+    def groups(self) -> Iterator[tuple[Frame, ...]]:
+        """The frames, as they pass through the network."""
+        starts = range(0, len(self.frames), self.batch)
+        return (self.frames[start : start + self.batch] for start in starts)
+
+    @property
     def peak_bytes(self) -> int:
-        """Predicted peak memory of a tile on the device, in bytes; weights come on top."""
+        """Predicted peak memory of a run on the device, in bytes; weights come on top."""
         config, frozen = self.model.spec.config, self.norm_statistics in FIXED
-        peak = peak_bytes(self.plan, config, self.strip, self.scaling, frozen=frozen)
+        on_cpu = self.device == "cpu"
+        peak = self.batch * peak_bytes(
+            self.plan, config, self.strip, self.scaling, frozen=frozen, on_cpu=on_cpu
+        )
         if self.norm_statistics == "blended":
             # A band of sums, while the next one is made.
             return peak + 4 * 2 * config.out_channels * band_voxels(self.plan)
-        if not self.pass_strip:
+        if not frozen:
             return peak
-        return max(peak, peak_bytes(self.whole, config, self.pass_strip, frozen=True))
+        boxes = self.statistics_boxes
+        single = _plan_box(boxes[0], config)
+        needed = peak_bytes(single, config, self.pass_strip, frozen=True, on_cpu=on_cpu)
+        return max(peak, len(boxes) * needed)
+
+    @property
+    def statistics_boxes(self) -> Sequence[tuple[Span, ...]]:
+        """What the statistics that hold for all tiles are taken from."""
+        return _statistics_boxes(self.plan.shape, self.model.spec.config, self.norm_statistics)
 
     @property
     def whole(self) -> TilePlan:
@@ -143,12 +168,13 @@ class Job:
         amount = f"{memory} MiB" if memory < 1024 else f"{memory / 1024:.1f} GiB"
         rows = "planes" if len(self.plan.tile_shape) == 3 else "rows"
         strips = f" in strips of {self.strip} {rows}" if self.in_strips else ""
+        strips += f", {self.batch} at once," if self.batch > 1 else ""
         work = f"{tiles} of {sizes} voxels{strips} on {self.device}, about {amount} of memory."
         return f"{work}{self._describe_passes()}"
 
     def _describe_passes(self) -> str:
         """Say how long statistics of the whole image take."""
-        if not self.pass_strip:
+        if self.norm_statistics != "whole":
             return ""
         layers = 5 * cast("UNetConfig", self.model.spec.config).n_blocks - 3
         one = "plane" if len(self.plan.shape) == 2 else "volume"
@@ -175,6 +201,7 @@ class Job:
             scale=None if self.scaling is None else self.scaling.factors,
             tile_shape=self.plan.tile_shape,
             strip=self.strip,
+            batch=self.batch,
             halo=(0,) * len(self.plan.shape) if is_blended else self.plan.halo,
             n_tiles=self.n_tiles,
             norm_statistics=self.norm_statistics,
@@ -278,72 +305,142 @@ def prepare(
     if report.problems:
         raise ShapeError(" ".join(report.problems))
     bounds = _resolve_region(source, region)
-    shape = source.spatial_shape(config.dim)
-    part = tuple(bounds[axis] for axis in source.spatial_axes(config.dim))
-    scaling = Scaling.of(shape, scale)
-    if scaling is not None:
-        shape, part = scaling.rescaled_shape, scaling.seen(part)
+    view = _see(source, bounds, config.dim, scale)
     chosen = resolve_device(device)
-    free = free_memory(chosen) * SHARE_OF_FREE_MEMORY
-    budget = free if max_memory is None else max_memory
-    rim = 0 if scaling is None else RIM
-    if statistics == "blended":
-        size = patch_of(model.spec) if tile_shape is None else tile_shape
-        plan = plan_blended(shape, config, tile_shape=size, region=part, rim=rim)
-        strip = plan.tile_shape[0]
-    else:
-        tiling = choose_tiling(
-            shape,
-            config,
-            region=part,
-            tile_shape=tile_shape,
-            budget=budget,
-            on_cpu=chosen.type == "cpu",
-            frozen=statistics in FIXED,
-            scaling=scaling,
-        )
-        plan = plan_tiles(shape, config, tile_shape=tiling.tile_shape, region=part, rim=rim)
-        strip = min(tiling.strip, plan.tile_shape[0])
+    find_precisions(precision, chosen, model.network)
+    budget = free_memory(chosen) * SHARE_OF_FREE_MEMORY if max_memory is None else max_memory
+    on_cpu = chosen.type == "cpu"
+    plan, strip = _divide(
+        view, model.spec, statistics, tile_shape=tile_shape, budget=budget, on_cpu=on_cpu
+    )
     if isinstance(model.network, UNet):
         model.network.check_input((1, config.in_channels, *plan.tile_shape))
-    pass_strip = 0
-    if statistics == "whole":
-        pass_strip = _plan_pass(plan_tiles(shape, config, rim=rim), config, budget)
-    find_precisions(precision, chosen, model.network)
     slices = tuple(bounds[axis].slice for axis in source.label_axes)
     job = Job(
         source=source,
         model=model,
         region=slices,
         frames=tuple(source.frames(config.dim, slices)),
-        scaling=scaling,
+        scaling=view.scaling,
         plan=plan,
         strip=strip,
+        batch=1,
         device=str(chosen),
         precision=precision,
         norm_statistics=statistics,
-        pass_strip=pass_strip,
+        pass_strip=_plan_statistics(view.shape, config, statistics, budget=budget, on_cpu=on_cpu),
         budget=round(budget),
         wants_scores=scores,
         warnings=_warnings(model, plan, statistics),
     )
-    if max_memory is None or job.peak_bytes <= max_memory:
-        return job
-    return replace(job, warnings=(*job.warnings, _too_little(job.peak_bytes, max_memory)))
+    if max_memory is not None and job.peak_bytes > max_memory:
+        return replace(job, warnings=(*job.warnings, _too_little(job.peak_bytes, max_memory)))
+    return replace(job, batch=_choose_batch(job))
 
 
-def _plan_pass(whole: TilePlan, config: NetworkConfig, budget: float) -> int:
-    """Return how many rows of the whole image may pass through the network at once."""
-    strip = choose_pass(whole, cast("UNetConfig", config), budget)
+class _View(NamedTuple):
+    """An image as the network sees it."""
+
+    shape: tuple[int, ...]
+    """Its size, ([Z,] Y, X)."""
+    region: tuple[Span, ...]
+    """The part that is predicted."""
+    scaling: Scaling | None
+    """How it is rescaled."""
+
+
+def _see(
+    source: ImageSource, bounds: Mapping[str, Span], dim: int, scale: Sequence[float] | None
+) -> _View:
+    shape = source.spatial_shape(dim)
+    region = tuple(bounds[axis] for axis in source.spatial_axes(dim))
+    scaling = Scaling.of(shape, scale)
+    if scaling is None:
+        return _View(shape, region, None)
+    return _View(scaling.rescaled_shape, scaling.seen(region), scaling)
+
+
+def _divide(
+    view: _View,
+    spec: ModelSpec,
+    statistics: NormStatistics,
+    *,
+    tile_shape: Sequence[int] | None,
+    budget: float,
+    on_cpu: bool,
+) -> tuple[TilePlan, int]:
+    """Return the tiles, and the rows that the network gets at once."""
+    shape, region, scaling = view
+    config, rim = spec.config, 0 if scaling is None else RIM
+    if statistics == "blended":
+        size = patch_of(spec) if tile_shape is None else tile_shape
+        plan = plan_blended(shape, config, tile_shape=size, region=region, rim=rim)
+        return plan, plan.tile_shape[0]
+    tiling = choose_tiling(
+        shape,
+        config,
+        region=region,
+        tile_shape=tile_shape,
+        budget=budget,
+        on_cpu=on_cpu,
+        frozen=statistics in FIXED,
+        scaling=scaling,
+    )
+    plan = plan_tiles(shape, config, tile_shape=tiling.tile_shape, region=region, rim=rim)
+    return plan, min(tiling.strip, plan.tile_shape[0])
+
+
+def _statistics_boxes(
+    shape: Sequence[int], config: NetworkConfig, statistics: NormStatistics
+) -> Sequence[tuple[Span, ...]]:
+    """Return what the statistics that hold for all tiles are taken from."""
+    if statistics == "sampled":
+        return sample_boxes(shape, config)
+    (whole,) = plan_tiles(shape, config)
+    return (whole.outer,)
+
+
+def _plan_statistics(
+    shape: Sequence[int],
+    config: NetworkConfig,
+    statistics: NormStatistics,
+    *,
+    budget: float,
+    on_cpu: bool,
+) -> int:
+    """Return how many rows pass through the network at once to find statistics; 0 if none do."""
+    if statistics not in FIXED:
+        return 0
+    boxes = _statistics_boxes(shape, config, statistics)
+    single, unet = _plan_box(boxes[0], config), cast("UNetConfig", config)
+    strip = choose_pass(single, unet, budget / len(boxes), on_cpu=on_cpu)
     if strip is not None:
         return strip
-    sizes = " x ".join(map(str, whole.tile_shape))
+    if statistics == "sampled":
+        return reach_of(config)[0].multiple
+    sizes = " x ".join(map(str, single.tile_shape))
     raise OutOfMemoryError(
         f'norm_statistics="whole" passes all of the image, {sizes} voxels, through the network, '
         "which in the thinnest strips still needs more than the "
         f"{budget / 2**20:.1f} MiB that the run may use. Allow more, or choose "
         'norm_statistics="sampled", which shows no borders either, "blended" or "tile".'
     )
+
+
+def _plan_box(box: Sequence[Span], config: NetworkConfig) -> TilePlan:
+    """Return a box as a single tile."""
+    return plan_tiles([span.size for span in box], config)
+
+
+def _choose_batch(job: Job) -> int:
+    """Return how many frames pass through the network together."""
+    config, normalization = job.model.spec.config, job.model.spec.normalization
+    is_alone = normalization.scope == "frame" and normalization.method in WITH_STATISTICS
+    if is_alone or job.norm_statistics != "tile" or not isinstance(config, UNetConfig):
+        return 1
+    tiling = Tiling(job.plan.tile_shape, job.strip)
+    most = choose_batch(tiling, config, on_cpu=job.device == "cpu")
+    return max(1, min(most, len(job.frames), job.budget // job.peak_bytes))
 
 
 def _check_memory(max_memory: object) -> None:

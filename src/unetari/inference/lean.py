@@ -43,6 +43,8 @@ class LeanUNet(nn.Module):
     def __init__(self, network: UNet, *, frozen: bool = False) -> None:
         super().__init__()
         self.config = network.config
+        self.is_frozen = frozen
+        """Whether statistics of normalization are kept."""
         self.tiles_exactly = frozen or self.config.tiles_exactly
         """Whether a part of the output depends on its surroundings only."""
         # Normalization by statistics of the input gains nothing from it, and is slow in 3D.

@@ -12,6 +12,7 @@ from unetari.core.network import ForeignConfig, NetworkConfig, reach_of
 from unetari.core.scaling import RIM, Scaling
 from unetari.core.sizes import round_up
 from unetari.core.tiles import Span, TilePlan, plan_tiles
+from unetari.inference.allocator import keeps_freed_memory
 from unetari.inference.sketch import Ledger, Shape, Sketch
 from unetari.inference.stream import Stream
 
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
     from unetari.inference.lean import LeanUNet
 
 _BYTES = 4  # float32
-_WORKSPACE = 1.2  # what convolutions and the allocator take on top: 0.98 to 1.47 times on CPUs
+_WORKSPACE = 1.2  # what convolutions take on top
+_GAPS = 1.6
+"""What gaps between arrays take on a CPU, where glibc keeps what is freed: 1.3 to 1.8 times
+(`benchmarks.memory`)."""
 SHARE_OF_FREE_MEMORY = 0.5
 """How much of what is free a run uses by default."""
 _MOST_ELEMENTS = 2**31 - 1  # per tensor: many kernels index with 32 bits
@@ -29,13 +33,17 @@ _CPU_TILE = {2: 512, 3: 128}
 """What a tile on a CPU writes at most, per axis, where images cannot come in strips: larger
 ones show results later. Its halo comes on top: a deep 3D network reads 48 voxels per side, and
 a limit on the outer size would leave nearly nothing to write."""
-_CPU_STRIP = {2: 2**22, 3: 2**23}
+_CPU_STRIP = 2**22
 """Values that one array of features of a strip has on a CPU: enough to keep it busy, and few
 enough that results come soon and a stop takes effect at once."""
 _CPU_MOST = 2**26
 """Where even the thinnest strip has more, tiles are narrower than the image, as long as they do
 not compute a fifth more for it."""
 _MOST_EXTRA = 1.2
+_FILL = 2**25
+"""Values of one array of features that keep a graphics card busy."""
+_CPU_FILL = 2**21
+"""The same for a CPU, for which a plane of 256 x 256 is enough."""
 
 
 class Tiling(NamedTuple):
@@ -45,6 +53,8 @@ class Tiling(NamedTuple):
     """Largest outer size of a tile, ([Z,] Y, X)."""
     strip: int
     """Rows of a tile, or planes in 3D, that the network gets at once."""
+    batch: int = 1
+    """Tiles of different planes or volumes that the network gets together."""
 
 
 class Count(NamedTuple):
@@ -69,6 +79,7 @@ def peak_bytes(
     strip: int | None = None,
     scaling: Scaling | None = None,
     *,
+    on_cpu: bool,
     frozen: bool = False,
 ) -> int:
     """Predict how much memory the largest tile of a plan needs at once.
@@ -83,6 +94,8 @@ def peak_bytes(
         Rows that the network gets at once. Default: all of a tile.
     scaling : Scaling, optional
         How the image is rescaled for the network.
+    on_cpu : bool
+        Whether the network runs on the CPU.
     frozen : bool
         Whether statistics of normalization do not depend on tiles.
 
@@ -99,10 +112,15 @@ def peak_bytes(
     else:
         count = count_live(config, plan.tile_shape, _slices(wanted), strip, frozen=frozen)
         features, outputs = count.alive, count.outputs
+        if on_cpu and not (frozen or config.tiles_exactly):
+            # Channels are not innermost in memory then, and convolutions rearrange them.
+            features += 2 * count.largest
     # Scores and their probabilities; labels as 64-bit and as 8-bit integers.
     decided = outputs * (2 * config.out_channels + 3)
     image = 2 * strip * prod(others) * config.in_channels  # this strip's, and the next one's
     needed = _BYTES * _WORKSPACE * (image + max(features, decided))
+    if on_cpu and keeps_freed_memory():
+        needed *= _GAPS
     if scaling is not None:
         written = [max(part.inner.size for part in parts) for parts in plan.axes]
         # The scores of a tile are gathered; interpolation holds the output twice and makes a
@@ -237,7 +255,10 @@ def choose_tiling(
         planned = plan(tiling.tile_shape)
         if _largest_array(planned, config, tiling.strip, frozen) > _MOST_ELEMENTS:
             return False
-        return peak_bytes(planned, config, tiling.strip, scaling, frozen=frozen) <= budget
+        return (
+            peak_bytes(planned, config, tiling.strip, scaling, frozen=frozen, on_cpu=on_cpu)
+            <= budget
+        )
 
     tile = plan(tile_shape).tile_shape
     if on_cpu and tile_shape is None and (scaling is not None or not in_strips):
@@ -291,17 +312,19 @@ def _largest_array(plan: TilePlan, config: NetworkConfig, strip: int, frozen: bo
     return count_live(config, plan.tile_shape, _slices(wanted), strip, frozen=frozen).largest
 
 
-def choose_pass(plan: TilePlan, config: UNetConfig, budget: float) -> int | None:
-    """Choose how many rows of a whole image a network gets at once, to find its statistics.
+def choose_pass(plan: TilePlan, config: UNetConfig, budget: float, *, on_cpu: bool) -> int | None:
+    """Choose how many rows of an image a network gets at once, to find statistics.
 
     Parameters
     ----------
     plan : TilePlan
-        One tile, which is the whole image.
+        One tile, which is the image.
     config : UNetConfig
         The network.
     budget : float
         Bytes that may be used.
+    on_cpu : bool
+        Whether the network runs on the CPU.
 
     Returns
     -------
@@ -312,16 +335,37 @@ def choose_pass(plan: TilePlan, config: UNetConfig, budget: float) -> int | None
     tiling: Tiling | None = Tiling(plan.tile_shape, plan.tile_shape[0])
     while tiling is not None and tiling.tile_shape == plan.tile_shape:
         largest = _largest_array(plan, config, tiling.strip, frozen=True)
-        needed = peak_bytes(plan, config, tiling.strip, frozen=True)
+        needed = peak_bytes(plan, config, tiling.strip, frozen=True, on_cpu=on_cpu)
         if largest <= _MOST_ELEMENTS and needed <= budget:
             return tiling.strip
         tiling = shrink(tiling, config, in_strips=True)
     return None
 
 
+def choose_batch(tiling: Tiling, config: UNetConfig, *, on_cpu: bool) -> int:
+    """Choose how many tiles of different frames the network gets together, were there enough.
+
+    Parameters
+    ----------
+    tiling : Tiling
+        How each frame is divided.
+    config : UNetConfig
+        The network.
+    on_cpu : bool
+        Whether the network runs on the CPU.
+
+    Returns
+    -------
+    int
+        1 if a single one fills the device.
+    """
+    each = _values(tiling, config) // 2
+    return max(1, (_CPU_FILL if on_cpu else _FILL) // each)
+
+
 def _choose_strip(tile_shape: Sequence[int], config: UNetConfig) -> int:
     """Return how many rows of a tile a CPU gets at once."""
-    rows = _CPU_STRIP[config.dim] // (prod(tile_shape[1:]) * config.start_filters)
+    rows = _CPU_STRIP // (prod(tile_shape[1:]) * config.start_filters)
     return round_up(max(rows, 1), reach_of(config)[0].multiple)
 
 
@@ -335,7 +379,7 @@ def _widest(config: NetworkConfig) -> int:
 def shrink(
     tiling: Tiling, config: NetworkConfig, rim: int = 0, *, in_strips: bool = False
 ) -> Tiling | None:
-    """Make strips thinner by half, or the longest axis of a tile shorter by a quarter.
+    """Halve the batch, make strips thinner by half, or the longest axis of a tile shorter.
 
     Parameters
     ----------
@@ -353,6 +397,8 @@ def shrink(
     Tiling or None
         The smaller one; None if everything is at the network's minimum.
     """
+    if tiling.batch > 1:
+        return tiling._replace(batch=tiling.batch // 2)
     reaches = reach_of(config, rim)
     tile, strip = tiling.tile_shape, min(tiling.strip, tiling.tile_shape[0])
     if in_strips and strip > reaches[0].multiple:

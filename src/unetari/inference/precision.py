@@ -6,7 +6,6 @@ from math import prod
 from typing import Any, get_args
 
 import torch
-from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -14,7 +13,7 @@ from unetari.core.config import FrozenModel
 from unetari.core.network import NetworkConfig, reach_of
 from unetari.core.tiles import Tile, TilePlan, plan_tiles
 from unetari.errors import DeviceError
-from unetari.inference.runner import Precision, Runner
+from unetari.inference.runner import Precision
 from unetari.model.decisions import to_labels
 from unetari.model.unet import UNet
 
@@ -95,12 +94,15 @@ def _has_fast_bf16() -> bool:
 
 
 def choose_sample(plan: TilePlan, config: NetworkConfig, rim: int = 0) -> Tile:
-    """Return a tile in the middle of an image, whose labels are compared.
+    """Return a tile in the middle of an image, whose labels are compared; no larger than planned.
 
     `rim` is that of `plan_tiles`.
     """
     size = _SAMPLE[config.dim]
-    tile_shape = [size + 2 * reach.margin for reach in reach_of(config, rim)]
+    tile_shape = [
+        max(min(size + 2 * reach.margin, most), reach.smallest_tile)
+        for reach, most in zip(reach_of(config, rim), plan.tile_shape, strict=True)
+    ]
     tiles = plan_tiles(plan.shape, config, tile_shape=tile_shape, region=plan.region, rim=rim)
     return tiles.at([n // 2 for n in tiles.grid])
 
@@ -112,20 +114,16 @@ def is_worth_it(sample: Tile, plan: TilePlan, n_images: int) -> bool:
 
 
 def check_precision(
-    fast: Runner, expected: Tensor, block: NDArray[Any], part: Any, config: NetworkConfig
+    precision: Precision, found: Tensor, expected: Tensor, config: NetworkConfig
 ) -> PrecisionCheck:
     """Compare a format with float32 on a sample.
 
     Parameters
     ----------
-    fast : Runner
-        Runs the network in the format.
-    expected : Tensor
-        What the network gives in float32 for the sample.
-    block : ndarray of float32, (C, [Z,] Y, X)
-        Normalized intensities of the sample.
-    part : sequence of slice
-        The part of the output that counts.
+    precision : str
+        The format.
+    found, expected : Tensor, (classes, [Z,] Y, X)
+        The logits of the sample in the format, and in float32.
     config : UNetConfig or ForeignConfig
         The network.
 
@@ -133,10 +131,9 @@ def check_precision(
     -------
     PrecisionCheck
     """
-    found = fast(block, part, Tensor.clone)
     changed = to_labels(found, config) != to_labels(expected, config)
     return PrecisionCheck(
-        precision=fast.precision,
+        precision=precision,
         changed_labels=float(changed.float().mean()),
         is_finite=bool(torch.isfinite(found).all()),
     )

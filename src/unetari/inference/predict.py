@@ -9,10 +9,9 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from itertools import islice, tee, zip_longest
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,15 +68,9 @@ def run(
     engine = Engine(job, should_stop)
     status: Literal["finished", "cancelled"] = "finished"
     seams: Seams | None = None
-    done = 0
     with keep_freed_memory():
         try:
-            for (frame, tile), following in _with_following(
-                (frame, tile) for frame in job.frames for tile in job.plan
-            ):
-                for part, decided in engine.compute(frame, tile, following):
-                    yield engine.result(done, frame, part, decided)
-                done += 1
+            yield from engine.compute()
             seams = engine.measure_seams()
         except Cancelled:
             status = "cancelled"  # what was yielded stays with the caller
@@ -89,22 +82,14 @@ def run(
         exact=engine.is_exact,
         precision=engine.precision,
         precision_checks=engine.checks,
-        tiles_done=done,
+        tiles_done=engine.tiles_done,
         progress=round(engine.progress, 4),
         tile_shape=engine.tiling.tile_shape,
         strip=engine.tiling.strip,
+        batch=engine.tiling.batch,
         seconds=round(time.perf_counter() - clock, 3),
         seams=seams,
     )
-
-
-Item = TypeVar("Item")
-
-
-def _with_following(items: Iterable[Item]) -> Iterator[tuple[Item, Item | None]]:
-    """Yield each item with the one after it, the last one with None."""
-    before, after = tee(items)
-    return zip_longest(before, islice(after, 1, None))
 
 
 def predict_tiles(

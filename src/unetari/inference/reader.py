@@ -1,4 +1,4 @@
-"""`Reader`: what the network sees of an image, read one strip ahead of it."""
+"""`Reader`: what the network sees of an image, read and sent one strip ahead of it."""
 
 from __future__ import annotations
 
@@ -8,56 +8,64 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from unetari.core.normalization import IntensityMap, fit_intensity
 from unetari.core.tiles import Span, read_mirrored
 from unetari.errors import Cancelled
 from unetari.inference.job import Frame, Job
 from unetari.inference.rescale import rescale
+from unetari.inference.transfer import Arrival, Transfer, maps_on_device
 
-Block = NDArray[np.float32]
-Box = tuple[Frame, tuple[Span, ...]]
-"""A plane or volume, and a box in it, as the network sees it."""
+Frames = Sequence[Frame]
+"""Planes or volumes that pass through the network together."""
+Box = tuple[tuple[Frame, ...], tuple[Span, ...]]
+"""Planes or volumes, and a box in each, as the network sees it."""
 
 
 class Reader:
-    """Reads, rescales and normalizes boxes in a thread of its own.
+    """Reads, rescales and normalizes boxes in a thread of its own, and sends them to the device.
 
     Parameters
     ----------
     job : Job
         The image, its region, and how intensities are mapped.
+    transfer : Transfer
+        The way to the device.
     should_stop : callable
         Asked before every part that is read.
     """
 
-    def __init__(self, job: Job, should_stop: Callable[[], bool]) -> None:
+    def __init__(self, job: Job, transfer: Transfer, should_stop: Callable[[], bool]) -> None:
         self._job = job
+        self._transfer = transfer
         self._dim = job.model.spec.config.dim
         self._should_stop = should_stop
         self._intensity: tuple[Frame | None, IntensityMap] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="unetari-reader")
-        self._ahead: tuple[Box, Future[Block]] | None = None
-        self._last: tuple[Box, Block] | None = None
+        self._ahead: tuple[Box, Future[Arrival]] | None = None
+        self._last: tuple[Box, Tensor] | None = None
 
     def close(self) -> None:
         """End the thread, after what it is reading."""
         self._thread.shutdown(cancel_futures=True)
 
-    def start(self, frame: Frame, box: Sequence[Span]) -> None:
+    def start(self, frames: Frames, box: Sequence[Span]) -> None:
         """Begin to read a box that will be asked for next."""
-        wanted = (frame, tuple(box))
+        wanted = (tuple(frames), tuple(box))
         self._ahead = (wanted, self._thread.submit(self._read, *wanted))
 
-    def __call__(self, frame: Frame, box: Sequence[Span]) -> Block:
-        """Return what the network sees of a box, (C, [Z,] Y, X).
+    def __call__(self, frames: Frames, box: Sequence[Span]) -> Tensor:
+        """Return what the network sees of a box of each frame, float32, (N, C, [Z,] Y, X).
+
+        It is on the device, and not to be changed.
 
         Raises
         ------
         Cancelled
             If `should_stop` said so.
         """
-        wanted = (frame, tuple(box))
+        wanted = (tuple(frames), tuple(box))
         if self._last is None or self._last[0] != wanted:
             self._last = None  # frees its memory before the next one is there
             self._last = wanted, self._wait_for(wanted)
@@ -69,29 +77,43 @@ class Reader:
             self._ahead[1].cancel()
         self._ahead = self._last = None
 
-    def _wait_for(self, wanted: Box) -> Block:
+    def _wait_for(self, wanted: Box) -> Tensor:
         if self._ahead is not None and self._ahead[0] == wanted:
             future, self._ahead = self._ahead[1], None
         else:
             future = self._thread.submit(self._read, *wanted)
-        return future.result()
+        return self._transfer.receive(future.result())
 
-    def _read(self, frame: Frame, outer: Sequence[Span]) -> Block:
-        intensity = self._intensity_of(frame)
+    def _read(self, frames: Frames, outer: Sequence[Span]) -> Arrival:
+        intensity = self._intensity_of(frames[0])  # frames with one of their own come alone
+        blocks = [self._read_frame(frame, outer, intensity) for frame in frames]
+        block = blocks[0][np.newaxis] if len(blocks) == 1 else np.stack(blocks)
+        return self._transfer.send(block, intensity if self._sends_raw else None)
+
+    def _read_frame(
+        self, frame: Frame, outer: Sequence[Span], intensity: IntensityMap
+    ) -> NDArray[Any]:
         source, scaling = self._job.source, self._job.scaling
 
-        def read(box: Sequence[Span]) -> Block:
+        def read(box: Sequence[Span]) -> NDArray[Any]:
             self._check()
             block = read_mirrored(
                 lambda within: source.read(frame, [span.slice for span in within]),
                 box,
                 source.spatial_shape(self._dim),
             )
-            return intensity(block)
+            return block if self._sends_raw else intensity(block)
 
         if scaling is None:
             return read(outer)
         return read_mirrored(lambda box: rescale(read, scaling, box), outer, scaling.rescaled_shape)
+
+    @property
+    def _sends_raw(self) -> bool:
+        """Whether the device normalizes."""
+        job = self._job
+        is_plain = job.scaling is None and not job.source.grey  # grey is computed as float32
+        return is_plain and maps_on_device(job.source.data.dtype, self._transfer.device)
 
     def _intensity_of(self, frame: Frame) -> IntensityMap:
         normalization = self._job.model.spec.normalization

@@ -73,6 +73,8 @@ class RunRecord(FrozenModel):
     """Outer size of the tiles in voxels, ([Z,] Y, X)."""
     strip: int | None = None
     """Rows of a tile, or planes in 3D, that the network got at once; None in older records."""
+    batch: int = 1
+    """Planes or volumes that passed through the network together."""
     halo: tuple[int, ...]
     """Voxels per side that a tile reads and does not write."""
     n_tiles: int
@@ -83,7 +85,7 @@ class RunRecord(FrozenModel):
     """Whether the result is that of one pass over the whole image, to rounding, whatever the tiles;
     None in older records."""
     peak_bytes: int = 0
-    """Predicted peak memory of a tile on the device, in bytes."""
+    """Predicted peak memory of the run on the device, in bytes; weights come on top."""
     device: str
     """The device, such as "cpu" or "cuda:0"."""
     precision: Precision = "float32"

@@ -10,9 +10,7 @@ from itertools import islice
 from math import inf, isfinite
 from typing import Any, Literal, TypeAlias, TypeVar, cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unetari.core.config import UNetConfig
@@ -26,7 +24,7 @@ from unetari.model.unet import UNet
 Result = TypeVar("Result")
 Network = TypeVar("Network", bound=nn.Module)
 Pass: TypeAlias = "Stream | _Whole"
-"""A pass over one block, as far as it has come."""
+"""A pass over a batch of images, as far as it has come."""
 
 Precision = Literal["float32", "tf32", "bf16", "fp16"]
 """Floating-point format of a network: tf32 rounds the factors of float32 to 10 bits."""
@@ -61,7 +59,7 @@ class Runner:
         Asked before every 3x3 convolution, so that a run ends within one layer.
     frozen : bool
         Whether instance and group normalization of a `UNet` take their statistics
-        from what `freeze` gets, or `gather`, instead of from each block.
+        from what `freeze` gets, or `gather`, instead of from each image.
 
     Raises
     ------
@@ -121,7 +119,7 @@ class Runner:
         lean = trial = self._make_lean(network)
         twin = _small(network)
         if twin is not network or self._frozen:
-            trial = self._watch(LeanUNet(twin))
+            trial = self._watch(LeanUNet(twin, frozen=self._frozen))
         is_ready = self.device.type == "cpu" and not any(m.training for m in twin.modules())
         plain = twin if is_ready else copy.deepcopy(twin).to(self.device).eval()
         agreed = self._attempt(
@@ -139,8 +137,8 @@ class Runner:
         self.notes = (_NOT_LEAN,)
         return None
 
-    def freeze(self, blocks: NDArray[np.float32]) -> None:
-        """Take the statistics of normalization from blocks, (N, C, [Z,] Y, X).
+    def freeze(self, images: Tensor) -> None:
+        """Take the statistics of normalization from images, (N, C, [Z,] Y, X), on the device.
 
         Raises
         ------
@@ -151,13 +149,12 @@ class Runner:
         """
 
         def compute() -> None:
-            batch = torch.from_numpy(blocks).to(self.device, _DTYPES[self.precision])
-            cast("LeanUNet", self._network).freeze(batch)
+            cast("LeanUNet", self._network).freeze(images.to(_DTYPES[self.precision]))
 
         def describe() -> str:
             what = "What the statistics of normalization are taken from,"
             advice = "Free memory, use another device, or leave norm_statistics out."
-            return f"{self._too_large(what, blocks.shape)} {advice}"
+            return f"{self._too_large(what, images.shape)} {advice}"
 
         self._attempt(compute, describe)
 
@@ -167,16 +164,16 @@ class Runner:
 
     @property
     def takes_strips(self) -> bool:
-        """Whether a block may come strip by strip."""
+        """Whether an image may come strip by strip."""
         return isinstance(self._network, LeanUNet) and self._network.tiles_exactly
 
     def start(self, sizes: Sequence[int], part: Sequence[slice] | None = None) -> Pass:
-        """Begin with a block.
+        """Begin with a batch of images.
 
         Parameters
         ----------
         sizes : sequence of int
-            Its size, ([Z,] Y, X).
+            Their size, ([Z,] Y, X).
         part : sequence of slice, optional
             The part of the output that is needed, ([Z,] Y, X), start and stop given;
             default: everything.
@@ -189,24 +186,25 @@ class Runner:
         return self._network.stream(sizes, part)
 
     def push(
-        self, block: Pass, rows: NDArray[np.float32], decide: Callable[[Tensor], Result]
-    ) -> Iterator[Result]:
-        """Compute what follows from the next rows of a block.
+        self, started: Pass, rows: Tensor, decide: Callable[[int, Tensor], Result]
+    ) -> Iterator[list[Result]]:
+        """Compute what follows from the next rows of a batch.
 
         Parameters
         ----------
-        block : object
+        started : object
             From `start`.
-        rows : ndarray of float32, (C, [Z,] Y, X)
-            Normalized intensities; all rows at once unless `takes_strips`.
+        rows : Tensor, (N, C, [Z,] Y, X)
+            Normalized intensities on the device, float32; all rows at once unless
+            `takes_strips`.
         decide : callable
-            Turns the next rows of the needed logits, float32 (classes, [Z,] Y, X) on the
-            device, into a result.
+            Turns the next rows of the needed logits of an image, given its number in the
+            batch and float32 (classes, [Z,] Y, X) on the device, into a result.
 
         Yields
         ------
-        object
-            What `decide` returns. Nothing if further rows are needed first.
+        list
+            What `decide` returns, for every image. Nothing if further rows are needed first.
 
         Raises
         ------
@@ -217,25 +215,18 @@ class Runner:
         """
 
         def begin() -> Iterator[Tensor]:
-            batch = torch.from_numpy(rows)[None].to(self.device, _DTYPES[self.precision])
-            return block.push(batch)
+            return started.push(rows.to(_DTYPES[self.precision]))
 
-        def advance() -> list[Result]:
-            return [decide(scores[0].float()) for scores in islice(new, 1)]
+        def advance() -> list[list[Result]]:
+            return [
+                [decide(number, image.float()) for number, image in enumerate(scores)]
+                for scores in islice(new, 1)
+            ]
 
-        what = partial(self._too_large, "A tile of", rows.shape[1:])
+        what = partial(self._too_large, "A tile of", rows.shape[2:])
         new = self._attempt(begin, what)
         while results := self._attempt(advance, what):
             yield from results
-
-    def __call__(
-        self,
-        block: NDArray[np.float32],
-        part: Sequence[slice] | None,
-        decide: Callable[[Tensor], Result],
-    ) -> Result:
-        """Compute a block at once; parameters and errors are those of `start` and `push`."""
-        return next(self.push(self.start(block.shape[1:], part), block, decide))
 
     def _too_large(self, what: str, shape: Sequence[int]) -> str:
         sizes = " x ".join(map(str, shape))
@@ -252,9 +243,12 @@ class Runner:
             if not any(phrase in str(error) for phrase in _OUT_OF_MEMORY):
                 raise
         # Not in an except clause, whose frames keep the tensors alive.
+        raise OutOfMemoryError(describe())
+
+    def give_back(self) -> None:
+        """Give memory that nothing uses any more back to the device."""
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        raise OutOfMemoryError(describe())
 
     def _check(self, *_: Any) -> None:
         if self._should_stop():
@@ -312,6 +306,8 @@ def agree(lean: LeanUNet, plain: Plain, config: UNetConfig) -> bool:
     generator = torch.Generator().manual_seed(0)
     image = torch.randn((1, config.in_channels, *sizes), generator=generator).to(device)
     expected = plain(image, part)
+    if lean.is_frozen:
+        lean.freeze(image)  # of one image, the statistics are those of the plain pass
     found = [lean(image, part)]
     if lean.tiles_exactly:
         stream = lean.stream(sizes, part)
