@@ -181,6 +181,27 @@ def test_rows_can_be_painted(qtbot: QtBot, widget: ModelWidget, file: Path) -> N
     assert len(colors) > 5
 
 
+def test_long_names_show_where_they_differ(
+    qtbot: QtBot, widget: ModelWidget, tmp_path: Path
+) -> None:
+    names = [f"nuclei of the mouse embryo in light sheets - model {end}" for end in ("A", "B")]
+    for seed, name in enumerate(names):
+        model = Model.build(CONFIG, seed=seed)
+        keep_model(save_model(model, tmp_path / f"{seed}.safetensors"), name)
+    page = widget.library
+    wait_for_list(qtbot, page)
+    widget.resize(300, 700)
+    widget.show()
+    qtbot.waitExposed(widget)
+    items = [next(iter(page.list.findItems(n, Qt.MatchFlag.MatchExactly))) for n in names]
+    for item, name in zip(items, names, strict=True):
+        assert name in item.toolTip()
+    page.list.clearSelection()
+    rows = [page.list.visualItemRect(item) for item in items]
+    first, second = (page.list.viewport().grab(row).toImage() for row in rows)
+    assert first != second
+
+
 # keeping
 
 

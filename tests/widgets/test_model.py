@@ -291,6 +291,31 @@ def test_bare_weights_take_the_given_options(
     assert get_spec(widget).config.activation == "elu"
 
 
+def test_what_was_said_of_one_file_is_not_said_of_the_next(
+    qtbot: QtBot, widget: ModelWidget, tmp_path: Path
+) -> None:
+    network = unetari.UNet(n_blocks=2, start_filters=4)
+    for name in ("first.pt", "second.pt"):
+        torch.save(network.state_dict(), tmp_path / name)
+    widget.set_page("File")
+    widget.file.set_option("conv_mode", "valid")  # before there is a file: of the first
+    widget.file.set_path(str(tmp_path / "first.pt"))
+    widget.file.set_option("activation", "elu")
+    widget.file.intensities.set_value(Normalization(method="range", low=0, high=4095))
+    widget.file.set_path(str(tmp_path / "first.pt"))
+    assert widget.file.options() == {"conv_mode": "valid", "activation": "elu"}
+    widget.file.set_path(str(tmp_path / "second.pt"))
+    assert widget.file.options() == {}
+    assert widget.file.given_intensities() is None
+    assert not any("given" in b.text() for b in widget.findChildren(QToolButton))
+    qtbot.waitUntil(lambda: widget.value() is not None, timeout=WAIT_MS)
+    assert get_spec(widget).config.activation == "relu"
+    widget.file.intensities.method.value = "range"
+    given = widget.file.given_intensities()
+    assert given is not None
+    assert (given.low, given.high) == (0, 255)
+
+
 def test_a_repaired_file_can_be_chosen_again(
     qtbot: QtBot,
     widget: ModelWidget,

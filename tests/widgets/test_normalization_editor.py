@@ -56,6 +56,18 @@ def test_percentiles_round_trip_exactly(editor: NormalizationEditor, low: float)
     assert editor.value() == normalization
 
 
+@pytest.mark.parametrize("text", ["99.8", "100", "0", "99.9995", "12.25"])
+def test_numbers_have_the_decimals_they_need(editor: NormalizationEditor, text: str) -> None:
+    _, high = editor.limits["percentile"]
+    high.value = float(text)
+    line = high.native.lineEdit()
+    assert line.text() == text
+    line.setText("99.1234")  # as if typed: finer than what was shown
+    high.native.interpretText()
+    assert high.value == 99.1234
+    assert line.text() == "99.1234"
+
+
 def test_setting_a_value_emits_changed_once(editor: NormalizationEditor) -> None:
     seen: list[Normalization] = []
     editor.changed.connect(lambda: seen.append(editor.value()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import get_args
 
 import pytest
 from pytestqt.qtbot import QtBot
@@ -11,6 +12,7 @@ from qtpy.QtGui import QImage, QWheelEvent
 from qtpy.QtWidgets import QApplication
 
 from unetari.core.shapes import Fix
+from unetari.viewer.regions import RegionKind
 from unetari.widgets.background import Background
 from unetari.widgets.fields import align_labels, choice, form, integer, offer
 from unetari.widgets.messages import Message, State
@@ -175,6 +177,12 @@ def test_the_tile_size_keeps_to_what_the_network_can_take(qtbot: QtBot) -> None:
     widget.tile_field.value = 8
     widget.set_tile_limits(104, 8)
     assert widget.tile_size == 104
+
+
+def test_every_region_is_offered_and_no_other(qtbot: QtBot) -> None:
+    widget = PredictWidget()
+    qtbot.addWidget(widget)
+    assert widget.region_field.choices == get_args(RegionKind)
 
 
 def test_devices_are_offered(qtbot: QtBot) -> None:

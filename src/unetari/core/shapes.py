@@ -162,8 +162,7 @@ def check_shape(
     >>> report.can_predict, report.fits
     (True, False)
     >>> print(report.notes[0])
-    Y: 510 px is not a multiple of 8. Prediction pads 2 px by reflection and crops them off
-    again; 512 fits as it is. At most 2 blocks fit 510 without padding.
+    Y: 510 px is not a multiple of 8: prediction pads to 512, mirrored, and crops the result.
     """
     source = _as_source(config, source_or_shape, axes)
     problems, fixes = _check_axes(config, source)
@@ -209,7 +208,7 @@ def _check_axes(config: NetworkConfig, source: ImageSource) -> tuple[list[str], 
         f"The network is 3D, and the image has no Z axis ({source.describe()}). Use a 2D network, "
         "or name the axis that is depth Z."
     )
-    return problems, [Fix("slice_by_slice", None, "Use a 2D network, plane by plane")]
+    return problems, [Fix("slice_by_slice", None, "Use a 2D network: plane by plane")]
 
 
 def _check_channels(config: NetworkConfig, source: ImageSource) -> tuple[list[str], list[Fix]]:
@@ -221,7 +220,7 @@ def _check_channels(config: NetworkConfig, source: ImageSource) -> tuple[list[st
     if wants == 1:
         fixes = [Fix("channel", i, f"Use channel {i} only") for i in range(total)]
         choices.append(f"use one channel only (0 to {total - 1})")
-    if wants == 1 and total == 3:
+    if wants == 1 and source.may_be_rgb:
         fixes.append(Fix("grey", None, "Convert RGB to grey"))
         choices.append("convert RGB to grey")
     if has != total == wants:
@@ -270,7 +269,7 @@ def _size_fixes(config: NetworkConfig, axes: Sequence[AxisReport]) -> Iterator[F
     if isinstance(config, UNetConfig):
         yield from _depth_fixes(config, axes, thin)
     if config.dim == 3 and "Z" in [axis.axis for axis in thin]:
-        yield Fix("slice_by_slice", None, "Use a 2D network, plane by plane along Z")
+        yield Fix("slice_by_slice", None, "Use a 2D network: plane by plane along Z")
 
 
 def _depth_fixes(
@@ -304,7 +303,7 @@ def _notes(config: NetworkConfig, axes: Sequence[AxisReport]) -> Iterator[str]:
         elif axis.loss:
             yield _describe_valid(names, axis)
         elif not axis.fits:
-            yield f"{_describe_misfit(names, axis)}{_describe_depth(axis, config)}"
+            yield _describe_misfit(names, axis)
         if axis.thin:
             yield _describe_thin(names, axis, config)
 
@@ -320,38 +319,26 @@ def _by_size(axes: Sequence[AxisReport]) -> Iterator[tuple[str, AxisReport]]:
 
 def _describe_only_size(names: str, axis: AxisReport) -> str:
     return (
-        f"{names}: {axis.size} px. The network takes tiles of {axis.only_size} px and no other "
-        "size: prediction covers the image with such tiles, mirrored where they reach past it."
+        f"{names}: {axis.size} px. The network takes {axis.only_size} px and no other size: "
+        "prediction covers the image with such tiles, and mirrors what they lack."
     )
 
 
 def _describe_misfit(names: str, axis: AxisReport) -> str:
     rule = f"is not a multiple of {axis.multiple}"
     if axis.larger % axis.multiple or axis.size % axis.multiple == 0:
-        rule = f"does not fit: the network takes {axis.larger}, and every {axis.multiple} more"
+        rule = f"is no size that the network takes ({axis.larger}, and every {axis.multiple} more)"
     return (
-        f"{names}: {axis.size} px {rule}. Prediction pads "
-        f"{axis.pad} px by reflection and crops them off again; {axis.larger} fits as it is."
+        f"{names}: {axis.size} px {rule}: prediction pads to {axis.larger}, mirrored, and crops "
+        "the result."
     )
-
-
-def _describe_depth(axis: AxisReport, config: NetworkConfig) -> str:
-    if not isinstance(config, UNetConfig) or axis.thin or axis.max_blocks >= config.n_blocks:
-        return ""
-    if axis.max_blocks == 1:
-        return f" Being odd, {axis.size} fits only a single block without padding."
-    return f" At most {axis.max_blocks} blocks fit {axis.size} without padding."
 
 
 def _describe_valid(names: str, axis: AxisReport) -> str:
-    text = (
-        f"{names}: {axis.size} px. Valid convolution loses {axis.loss} px on each side; prediction "
-        f"mirrors {axis.pad} px in all, so that the result still covers the image."
+    return (
+        f"{names}: {axis.size} px. Valid convolution loses {axis.loss} px on each side: prediction "
+        "pads as much, mirrored, and the result covers the image."
     )
-    if axis.fits:
-        return f"{text} A plain pass would give {axis.output_size} px."
-    nearest = str(axis.larger) if axis.smaller is None else f"{axis.smaller} or {axis.larger}"
-    return f"{text} A plain pass takes sizes such as {nearest}, not {axis.size}."
 
 
 def _describe_thin(names: str, axis: AxisReport, config: NetworkConfig) -> str:
@@ -363,7 +350,7 @@ def _describe_thin(names: str, axis: AxisReport, config: NetworkConfig) -> str:
         if axis.loss
         else f"{deepest} sees a single voxel of it"
     )
-    plane_by_plane = ", or a 2D network plane by plane," if config.dim == 3 and "Z" in names else ""
+    plane_by_plane = ", or a 2D one plane by plane," if config.dim == 3 and "Z" in names else ""
     unit = "blocks" if ours else "levels"
     advice = f"A network with fewer {unit}{plane_by_plane} suits it better."
     return f"{names}: {axis.size} px is thin: {reason}. {advice}"

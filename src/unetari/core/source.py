@@ -137,6 +137,15 @@ class ImageSource:
         return self.size.get("C", 1)
 
     @property
+    def may_be_rgb(self) -> bool:
+        """Whether the channels can be red, green and blue: named S, or three of 8 bits at the end.
+
+        Three channels are more often stains, whose mean weighted by colour means nothing.
+        """
+        is_last = self.axes[-1] == "C" and self.data_channels == 3
+        return "S" in self.axes or (is_last and np.dtype(self.data.dtype) == np.uint8)
+
+    @property
     def n_channels(self) -> int:
         """Channels the network will see."""
         return 1 if self.grey or self.channel is not None else self.data_channels

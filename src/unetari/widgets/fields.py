@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
+from functools import cache
 from typing import Any
 
-from magicgui.widgets import ComboBox, Container, FloatSpinBox, Label, SpinBox
-from magicgui.widgets.bases import Widget
-from qtpy.QtCore import QEvent, QObject, Qt
+from magicgui.application import use_app
+from magicgui.widgets import ComboBox, Container, Label, SpinBox
+from magicgui.widgets.bases import RangedWidget, Widget
+from magicgui.widgets.protocols import RangedWidgetProtocol
+from qtpy.QtCore import QEvent, QLocale, QObject, Qt
 from qtpy.QtGui import QIntValidator
-from qtpy.QtWidgets import QComboBox, QLabel, QSizePolicy, QWidget
+from qtpy.QtWidgets import QComboBox, QDoubleSpinBox, QLabel, QSizePolicy, QWidget
 
 _MIN_WIDTH = 60
 _POPUP_MARGIN = 24  # the scroll bar of a long list
@@ -63,6 +67,32 @@ def _widen_popup(field: ComboBox) -> None:
     view.setMinimumWidth(view.sizeHintForColumn(0) + _POPUP_MARGIN)
 
 
+class RealField(RangedWidget[float]):
+    """A real number; made by `real`."""
+
+
+class _RealBox(QDoubleSpinBox):
+    """Shows 99.8 where Qt shows 99.8000, and takes as many decimals."""
+
+    def textFromValue(self, value: float) -> str:  # noqa: N802 (Qt's name)
+        """Return the number with the decimals that it has."""
+        exponent = Decimal(repr(value)).normalize().as_tuple().exponent
+        locale = self.locale()
+        locale.setNumberOptions(QLocale.NumberOption.OmitGroupSeparator)
+        return str(locale.toString(value, "f", max(0, -int(exponent))))
+
+
+@cache
+def _real_backend() -> type[RangedWidgetProtocol]:
+    """Return magicgui's field of a real number around our spin box: it takes no other itself."""
+    original: Any = use_app("qt").get_obj("FloatSpinBox")
+
+    def make(self: Any, **options: Any) -> None:
+        super(original, self).__init__(_RealBox, **options)
+
+    return type("RealBackend", (original,), {"__init__": make})
+
+
 def integer(
     low: int, high: int, value: int, *, name: str = "", label: str = "", tooltip: str = ""
 ) -> SpinBox:
@@ -76,16 +106,16 @@ def integer(
 
 def real(
     low: float, high: float, value: float, *, step: float, decimals: int, label: str = ""
-) -> FloatSpinBox:
-    """Return a real number within limits."""
-    field = FloatSpinBox(min=low, max=high, step=step, label=label)
+) -> RealField:
+    """Return a real number within limits, of at most so many decimals, shown with those it has."""
+    field = RealField(widget_type=_real_backend(), min=low, max=high, step=step, label=label)
     field.native.setDecimals(decimals)
     field.value = value  # only now, or it would be rounded to two decimals
     _tame_number(field)
     return field
 
 
-def _tame_number(field: SpinBox | FloatSpinBox) -> None:
+def _tame_number(field: SpinBox | RealField) -> None:
     # Typing 128 must not build networks of 1 and 12 filters on the way.
     field.native.setKeyboardTracking(False)
     field.native.setMinimumWidth(_MIN_WIDTH)

@@ -182,7 +182,8 @@ def _paint_words(painter: QPainter, area: QRect, model: Listed, ink: QColor) -> 
     font.setBold(True)
     painter.setFont(font)
     painter.setPen(ink)
-    _paint_line(painter, upper.adjusted(0, 0, -width, 0), model.name)
+    # Names often differ at their end; all of it is in the tooltip.
+    _paint_line(painter, upper.adjusted(0, 0, -width, 0), model.name, Qt.TextElideMode.ElideMiddle)
 
 
 def _paint_problem(painter: QPainter, area: QRect, ink: QColor) -> QRect:
@@ -194,8 +195,13 @@ def _paint_problem(painter: QPainter, area: QRect, ink: QColor) -> QRect:
     return area.adjusted(painter.fontMetrics().horizontalAdvance(symbol) + _MARGIN, 0, 0, 0)
 
 
-def _paint_line(painter: QPainter, area: QRect, text: str) -> None:
-    shown = painter.fontMetrics().elidedText(text, Qt.TextElideMode.ElideRight, area.width())
+def _paint_line(
+    painter: QPainter,
+    area: QRect,
+    text: str,
+    mode: Qt.TextElideMode = Qt.TextElideMode.ElideRight,
+) -> None:
+    shown = painter.fontMetrics().elidedText(text, mode, area.width())
     painter.drawText(area, Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter, shown)
 
 

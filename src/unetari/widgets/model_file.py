@@ -113,6 +113,7 @@ class ModelFilePage(QWidget):
         self._toggle.toggled.connect(self._on_toggled)
         self._form.changed.connect(self._on_option)
         self._known = ""
+        self._told_of = ""
 
     def _lay_out(self) -> None:
         row = QHBoxLayout()
@@ -174,9 +175,12 @@ class ModelFilePage(QWidget):
         self._form.visible = shown
 
     def _on_option(self) -> None:
+        self._count_given()
+        self.changed.emit()
+
+    def _count_given(self) -> None:
         given = len(self.options()) + self.intensities.is_set
         self._toggle.setText(f"{ASSUMPTIONS} ({given} given)" if given else ASSUMPTIONS)
-        self.changed.emit()
 
     def _on_return(self) -> None:
         self._known = ""  # asked for by hand: open it, or ask whether it is trusted, once more
@@ -186,7 +190,19 @@ class ModelFilePage(QWidget):
         # Leaving the field without a change must not load the file again.
         if self.path != self._known:
             self._known = self.path
+            if self._told_of and self._told_of != self.path:
+                self._reset()
+            self._told_of = self.path
             self.changed.emit()
+
+    def _reset(self) -> None:
+        """Forget what was said of another file; emits nothing."""
+        with self._form.changed.blocked():
+            for field in self._fields.values():
+                field.value = _UNSET
+            self.intensities.reset()
+        self.offer_found(())
+        self._count_given()
 
     def _ask(self) -> None:
         path, _ = QFileDialog.getOpenFileName(self, "Open a model", self.path, FILTER)

@@ -6,16 +6,17 @@ import sys
 from decimal import Decimal
 from itertools import chain
 
-from magicgui.widgets import Container, FloatSpinBox
+from magicgui.widgets import Container
 from magicgui.widgets.bases import Widget
 
 from unetari.core.normalization import METHODS, SCOPES, WITH_STATISTICS, Normalization
 from unetari.errors import ConfigError
-from unetari.widgets.fields import choice, put_below, real, tighten
+from unetari.widgets.fields import RealField, choice, put_below, real, tighten
 from unetari.widgets.messages import Message, State, mark
 
 _DECIMALS = 4
 _HELP = "How intensities are mapped before they reach the network"
+_DEFAULTS = {"percentile": (1, 99.8), "range": (0, 255)}
 _UNSET = "unset"
 _SHORT_NAMES = {"percentile": "percentiles", "minmax": "extremes", "range": "fixed range"}
 """Without the "to 0 and 1" that a narrow panel would cut."""
@@ -39,8 +40,8 @@ class NormalizationEditor(Container[Widget]):
         self.method = choice(choices, label="Intensities", tooltip=tooltip)
         largest = sys.float_info.max
         self.limits = {
-            "percentile": _limits(0, 100, values=(1, 99.8), step=0.1),
-            "range": _limits(-largest, largest, values=(0, 255), step=1),
+            "percentile": _limits(0, 100, values=_DEFAULTS["percentile"], step=0.1),
+            "range": _limits(-largest, largest, values=_DEFAULTS["range"], step=1),
         }
         scopes = {scope: text.removeprefix("the ") for scope, text in SCOPES.items()}
         self.scope = choice(
@@ -96,6 +97,18 @@ class NormalizationEditor(Container[Widget]):
         self._update()
         self.changed.emit(self)
 
+    def reset(self) -> None:
+        """Show what is shown at first; `changed` is emitted once."""
+        self._shown = Normalization()
+        with self.changed.blocked():
+            self.method.value, *_ = self.method.choices
+            self.scope.value = self._shown.scope
+            for name, limits in self.limits.items():
+                for field, value in zip(limits, _DEFAULTS[name], strict=True):
+                    _set_exactly(field, value)
+        self._update()
+        self.changed.emit(self)
+
     @property
     def problem(self) -> str:
         """Why the limits do not go together; empty if they do."""
@@ -118,7 +131,7 @@ class NormalizationEditor(Container[Widget]):
 
 def _limits(
     low: float, high: float, *, values: tuple[float, float], step: float
-) -> tuple[FloatSpinBox, FloatSpinBox]:
+) -> tuple[RealField, RealField]:
     lower, upper = (
         real(low, high, value, step=step, decimals=_DECIMALS, label=label)
         for value, label in zip(values, ("Low", "High"), strict=True)
@@ -126,7 +139,7 @@ def _limits(
     return lower, upper
 
 
-def _set_exactly(field: FloatSpinBox, value: float) -> None:
+def _set_exactly(field: RealField, value: float) -> None:
     """Set a value with as many decimals as it has, where the field would round it."""
     exponent = Decimal(repr(value)).as_tuple().exponent
     field.native.setDecimals(max(_DECIMALS, -int(exponent)))

@@ -14,7 +14,6 @@ from unetari.widgets.messages import Message, State
 
 _REGIONS = {
     "whole": "whole image",
-    "blended": "blended tiles",
     "slice": "current slice",
     "visible": "visible part",
 }
@@ -78,7 +77,7 @@ class PredictWidget(QWidget):
         self.predict_button = PushButton(
             text="Predict", tooltip="Segment the image; the result is a new layer"
         )
-        self.cancel_button = PushButton(text="Cancel", tooltip="Stop; finished tiles stay")
+        self.cancel_button = PushButton(text="Cancel", tooltip="Stop; what is done stays")
         self.bar = QProgressBar()
         self.status = Message()
         self.warnings = Message()
