@@ -46,9 +46,9 @@ def test_what_is_mirrored_fits_the_network() -> None:
 
 def test_a_row_of_memory_says_where_a_prediction_misses() -> None:
     run = {"tiles": 1, "tile": [64, 64], "strip": 32, "predicted": 2**30, "measured": 2**31}
-    arrays = {**run, "measured": 1.1 * 2**30}
+    arrays = {**run, "predicted": 2**29, "measured": 2**29}
     text = row(CASES[0], run, arrays)
-    assert text.endswith("| 1 of 64 x 64 | 32 | 1024 | 1126 | 0.91 | 2048 | **0.50** |")
+    assert text.endswith("| 1 of 64 x 64 | 32 | 512 | 512 | 1.00 | 1024 | 2048 | **0.50** |")
     assert text.count("|") == HEAD.splitlines()[0].count("|")
 
 

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 _BYTES = 4  # float32
 _WORKSPACE = 1.2  # what convolutions take on top
-_GAPS = 1.6
-"""What gaps between arrays take on a CPU, where glibc keeps what is freed: 1.3 to 1.8 times
-(`benchmarks.memory`)."""
+_GAPS = {2: 1.75, 3: 1.5}
+"""What gaps between arrays take on top on a CPU, where glibc keeps what is freed: measured by
+`benchmarks.memory`."""
 SHARE_OF_FREE_MEMORY = 0.5
 """How much of what is free a run uses by default."""
 _MOST_ELEMENTS = 2**31 - 1  # per tensor: many kernels index with 32 bits
@@ -112,15 +112,15 @@ def peak_bytes(
     else:
         count = count_live(config, plan.tile_shape, _slices(wanted), strip, frozen=frozen)
         features, outputs = count.alive, count.outputs
-        if on_cpu and not (frozen or config.tiles_exactly):
-            # Channels are not innermost in memory then, and convolutions rearrange them.
-            features += 2 * count.largest
+        if on_cpu and config.dim == 2 and not (frozen or config.tiles_exactly):
+            # Channels are not innermost in memory then, and 2D convolutions rearrange them.
+            features += count.largest
     # Scores and their probabilities; labels as 64-bit and as 8-bit integers.
     decided = outputs * (2 * config.out_channels + 3)
     image = 2 * strip * prod(others) * config.in_channels  # this strip's, and the next one's
     needed = _BYTES * _WORKSPACE * (image + max(features, decided))
     if on_cpu and keeps_freed_memory():
-        needed *= _GAPS
+        needed *= _GAPS[config.dim]
     if scaling is not None:
         written = [max(part.inner.size for part in parts) for parts in plan.axes]
         # The scores of a tile are gathered; interpolation holds the output twice and makes a
