@@ -20,7 +20,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
 from itertools import product
 from math import prod
 from numbers import Integral
@@ -103,11 +102,7 @@ class AxisTiles(Sequence[AxisTile]):
         return self._make(position)
 
     def __iter__(self) -> Iterator[AxisTile]:
-        return iter(self._all)
-
-    @cached_property
-    def _all(self) -> tuple[AxisTile, ...]:
-        return self[:]
+        return map(self._make, range(self.length))
 
     def _make(self, position: int) -> AxisTile:
         start = self._start(position)
@@ -327,8 +322,6 @@ def _tile(parts: Sequence[AxisTile]) -> Tile:
     )
 
 
-# Who looks for the largest tiles that fit plans again and again, and changes one axis at a time.
-@lru_cache(maxsize=4)
 def _plan_axis(size: int, region: Span, limit: int | None, reach: Reach) -> AxisTiles:
     return (_valid_axis if reach.loss else _same_axis)(size, region, limit, reach)
 

@@ -11,7 +11,7 @@ from unetari.core.config import UNetConfig
 from unetari.core.network import ForeignConfig, NetworkConfig, reach_of
 from unetari.core.scaling import RIM, Scaling
 from unetari.core.sizes import round_up
-from unetari.core.tiles import Span, TilePlan, plan_tiles
+from unetari.core.tiles import AxisTile, Span, TilePlan, plan_tiles
 from unetari.inference.allocator import keeps_freed_memory
 from unetari.inference.sketch import Ledger, Shape, Sketch
 from unetari.inference.stream import Stream
@@ -104,7 +104,7 @@ def peak_bytes(
     int
         Bytes of image, features, scores and labels. Weights are not counted.
     """
-    wanted = [max((part.local for part in parts), key=_size_of) for parts in plan.axes]
+    wanted = _most_wanted(plan)
     rows, *others = plan.tile_shape
     strip = rows if strip is None else min(strip, rows)
     if isinstance(config, ForeignConfig):
@@ -122,13 +122,23 @@ def peak_bytes(
     if on_cpu and keeps_freed_memory():
         needed *= _GAPS[config.dim]
     if scaling is not None:
-        written = [max(part.inner.size for part in parts) for parts in plan.axes]
+        written = [max(part.inner.size for part in _kinds(parts)) for parts in plan.axes]
         # The scores of a tile are gathered; interpolation holds the output twice and makes a
         # third; then come scores and labels.
         restored = _BYTES * (4 * config.out_channels + 3)
         needed += _BYTES * config.out_channels * _volume(wanted)
         needed += restored * prod(written) / prod(scaling.factors)
     return round(needed)
+
+
+def _most_wanted(plan: TilePlan) -> list[Span]:
+    """Return the largest part of a tile that is written, per axis."""
+    return [max((part.local for part in _kinds(parts)), key=_size_of) for parts in plan.axes]
+
+
+def _kinds(parts: Sequence[AxisTile]) -> Sequence[AxisTile]:
+    """Return a tile of each kind: all but those at the two ends are alike."""
+    return (parts[0], parts[len(parts) // 2], parts[-1])
 
 
 def _size_of(span: Span) -> int:
@@ -307,7 +317,7 @@ def _values(tiling: Tiling, config: NetworkConfig) -> int:
 def _largest_array(plan: TilePlan, config: NetworkConfig, strip: int, frozen: bool) -> int:
     if isinstance(config, ForeignConfig):
         return prod(plan.tile_shape) * _widest(config)
-    wanted = [max((part.local for part in parts), key=_size_of) for parts in plan.axes]
+    wanted = _most_wanted(plan)
     strip = min(strip, plan.tile_shape[0])
     return count_live(config, plan.tile_shape, _slices(wanted), strip, frozen=frozen).largest
 
