@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from math import prod
 from typing import Literal
 
 import numpy as np
@@ -90,14 +91,20 @@ Segment = Callable[[NDArray[np.uint16], bool], tuple[NDArray[np.uint8], NDArray[
 """From an image to labels and, if asked for, probabilities."""
 
 
-def build(contender: Contender, case: Case) -> Segment:
-    """Load the model and return what is timed, from uint16 image to uint8 labels."""
+def build(
+    contender: Contender, case: Case, tile: tuple[int, ...] | None = None
+) -> tuple[tuple[int, ...], Segment]:
+    """Load the model; return the outer size of the tiles, and what is timed.
+
+    The latter goes from a uint16 image to uint8 labels. Other programs can be given a tile.
+    """
     model = make_model(case)
-    if contender.program == OURS:
-        return _build_ours(contender, case, model)
     if contender.program == PLAIN:
-        return _build_plain(model)
-    return _build_peer(contender, case, model)
+        return case.shape, _build_plain(model)
+    tile = tile or tile_of(contender, case, model)
+    if contender.program == OURS:
+        return tile, _build_ours(contender, tile, model)
+    return tile, _build_peer(contender, tile, case, model)
 
 
 def tile_of(contender: Contender, case: Case, model: Model) -> tuple[int, ...]:
@@ -111,6 +118,15 @@ def tile_of(contender: Contender, case: Case, model: Model) -> tuple[int, ...]:
         reaches = zip(usual, reach_of(model.spec.config), strict=True)
         return tuple(max(tile, reach.smallest_tile) for tile, reach in reaches)
     return _of_equal_memory(prepare(np.zeros(case.shape, np.uint16), model, device="cpu"))
+
+
+def smaller_tile(tile: Sequence[int], case: Case, share: float) -> tuple[int, ...] | None:
+    """Return the largest tile of at most a share of another one's voxels; None if none is left."""
+    config, most = make_model(case).spec.config, share * prod(tile)
+    tiling: Tiling | None = Tiling(tuple(tile), tile[0])
+    while tiling is not None and prod(tiling.tile_shape) > most:
+        tiling = shrink(tiling, config)
+    return None if tiling is None else tiling.tile_shape
 
 
 def _of_equal_memory(job: Job) -> tuple[int, ...]:
@@ -129,9 +145,9 @@ def _of_equal_memory(job: Job) -> tuple[int, ...]:
     return plan(tile).tile_shape
 
 
-def _build_ours(contender: Contender, case: Case, model: Model) -> Segment:
+def _build_ours(contender: Contender, tile: tuple[int, ...], model: Model) -> Segment:
     # Our own tile size is left to the engine, as for everybody who calls it.
-    tile = tile_of(contender, case, model) if contender.tiles == "usual" else None
+    limit = tile if contender.tiles == "usual" else None
 
     def segment(
         image: NDArray[np.uint16], scores: bool
@@ -141,7 +157,7 @@ def _build_ours(contender: Contender, case: Case, model: Model) -> Segment:
             model,
             device="cpu",
             precision=contender.precision,
-            tile_shape=tile,
+            tile_shape=limit,
             scores=scores,
         )
         return found.labels.astype(np.uint8, copy=False), found.scores
@@ -160,13 +176,12 @@ def _build_plain(model: Model) -> Segment:
     return _finish(model, apply)
 
 
-def _build_peer(contender: Contender, case: Case, model: Model) -> Segment:
+def _build_peer(contender: Contender, tile: tuple[int, ...], case: Case, model: Model) -> Segment:
     from benchmarks import peers
 
     network = model.network.eval()
     if contender.lean and isinstance(network, UNet):
         network = LeanUNet(network).eval()
-    tile = tile_of(contender, case, model)
     plan_halo = prepare(np.zeros(case.shape, np.uint16), model, device="cpu").plan.halo
     halo = plan_halo if contender.tiles == "ours" else tuple(size // 8 for size in tile)
     setting = Setting(network, model.spec.config.dim, model.spec.config.out_channels, tile, halo)

@@ -23,7 +23,7 @@ import typer
 from rich.console import Console
 
 from benchmarks.cases import CASES, SMALL, Case, make_image
-from benchmarks.contenders import OURS, PLAIN, Contender, list_contenders
+from benchmarks.contenders import OURS, PLAIN, Contender, list_contenders, smaller_tile
 from benchmarks.peers import DISTRIBUTIONS, MODULES
 from benchmarks.worker import Worker
 
@@ -46,6 +46,8 @@ class Measured:
     flips: float = 0.0
     """Share of labels that differ from the plain pass."""
     failure: str = ""
+    tile: tuple[int, ...] = ()
+    """Outer size of the tiles, ([Z,] Y, X)."""
 
     def as_dict(self, plain: Measured) -> dict[str, Any]:
         """Return numbers for the report; ratios are to the plain pass of the same round."""
@@ -67,6 +69,7 @@ class Measured:
             "peak_bytes": self.peak,
             "error": self.error,
             "flips": self.flips,
+            "tile": list(self.tile),
             "failure": self.failure,
         }
 
@@ -85,8 +88,15 @@ def measure(
     image = folder / "image.npy"
     np.save(image, make_image(case))
     found = [Measured(worker.contender, [], []) for worker in workers]
+    ours = 0
     for worker, measured in zip(workers, found, strict=True):
-        _check(worker, measured, f"load {case} {image}", workers[0].folder)
+        contender = measured.contender
+        load = f"load {case} {image}"
+        if contender.program not in (PLAIN, OURS) and contender.tiles == "ours" and ours:
+            load = _find_equal_memory(worker, case, load, ours)
+        _check(worker, measured, load, workers[0].folder)
+        if contender == Contender(OURS) and not measured.failure:
+            ours = int(worker.ask("run")["peak"])
     for turn in range(rounds):
         for worker, measured in zip(workers, found, strict=True):
             is_peer = measured.contender.program not in (PLAIN, OURS)
@@ -96,10 +106,33 @@ def measure(
     return {"case": str(case), "found": [measured.as_dict(found[0]) for measured in found]}
 
 
+def _find_equal_memory(worker: Worker, case: Case, load: str, most: int) -> str:
+    """Make another program's tiles smaller until it takes no more memory than unetari.
+
+    Return what loads it with these tiles. A first run is not looked at: it loads libraries.
+    """
+    found = load
+    tile: tuple[int, ...] | None = None
+    for _ in range(5):
+        loaded = worker.ask(found)
+        if "error" in loaded or "error" in worker.ask("run"):
+            break
+        peak = int(worker.ask("run").get("peak", 0))
+        if peak <= 1.1 * most:
+            break
+        tile = smaller_tile(loaded["tile"], case, max(most / peak, 0.25))
+        if tile is None:
+            break
+        found = f"{load} {'x'.join(map(str, tile))}"
+        console.print(f"{worker.contender}: {peak >> 20} MiB, next {tile}")
+    return found
+
+
 def _check(worker: Worker, measured: Measured, load: str, plain: Path) -> None:
     """Load the case, run it once without timing, and compare what comes out."""
     for what in (load, "check"):
         answer = worker.ask(what)
+        measured.tile = tuple(answer.get("tile", measured.tile))
         measured.failure = answer.get("error", "")
         if measured.failure:
             console.print(f"{measured.contender}: {measured.failure}")

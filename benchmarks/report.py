@@ -40,7 +40,10 @@ def rows(found: list[dict[str, Any]]) -> Iterator[str]:
     yield _COLUMNS
     yield "|---|---|---|---|---|---|---|---|---|"
     for entry in found:
-        name, tiles = describe(Contender.parse(entry["contender"]))
+        contender = Contender.parse(entry["contender"])
+        name, tiles = describe(contender)
+        if tiles == "ours" and contender.program != OURS and entry.get("tile"):
+            tiles = f"of equal memory, {' x '.join(map(str, entry['tile']))}"
         if entry["failure"]:
             yield f"| {name} | {tiles} | failed: {entry['failure']} | | | | | | |"
             continue

@@ -57,7 +57,7 @@ class Worker:
     def ask(self, what: str) -> dict[str, Any]:
         """Have it do something; return what that took, or `{"error": ...}`.
 
-        "load CASE FILE", then "check", which also writes what was found, or "run".
+        "load CASE FILE [TILE]", then "check", which also writes what was found, or "run".
         """
         ended = {"error": f"ended early, see {self._log.name}"}
         if self._process.stdin is None or self._process.stdout is None:
@@ -108,8 +108,8 @@ def serve(contender: Contender, folder: Path, threads: int) -> None:
         try:
             if what == "load":
                 task = None  # its memory is free before the next one's is taken
-                task = Task(contender, Case.parse(values[0]), Path(values[1]), folder)
-                answer: dict[str, Any] = {}
+                task = Task(contender, values, folder)
+                answer: dict[str, Any] = {"tile": task.tile}
             elif task is not None:
                 answer = task.run(writes=what == "check")
         except Exception as error:  # noqa: BLE001 -- other programs may raise what they like
@@ -120,14 +120,16 @@ def serve(contender: Contender, folder: Path, threads: int) -> None:
 
 
 class Task:
-    """One contender with its model, and an image."""
+    """One contender with its model, and an image; given are a case, a file, and perhaps a tile."""
 
-    def __init__(self, contender: Contender, case: Case, image: Path, folder: Path) -> None:
+    def __init__(self, contender: Contender, given: list[str], folder: Path) -> None:
         import numpy as np
 
         from benchmarks.contenders import build
 
-        self._segment = build(contender, case)
+        case, image, *tile = given
+        chosen = tuple(map(int, tile[0].split("x"))) if tile else None
+        self.tile, self._segment = build(contender, Case.parse(case), chosen)
         self._image = np.load(image)
         self._folder = folder
         self._idle = read_status("VmRSS")
