@@ -123,10 +123,16 @@ def tile_of(contender: Contender, case: Case, model: Model) -> tuple[int, ...]:
 def smaller_tile(tile: Sequence[int], case: Case, share: float) -> tuple[int, ...] | None:
     """Return the largest tile of at most a share of another one's voxels; None if none is left."""
     config, most = make_model(case).spec.config, share * prod(tile)
-    tiling: Tiling | None = Tiling(tuple(tile), tile[0])
-    while tiling is not None and prod(tiling.tile_shape) > most:
-        tiling = shrink(tiling, config)
-    return None if tiling is None else tiling.tile_shape
+    tiling = Tiling(tuple(tile), tile[0])
+    while prod(tiling.tile_shape) > most:
+        smaller = shrink(tiling, config)
+        if smaller is None:
+            return None
+        fitting = plan_tiles(case.shape, config, tile_shape=smaller.tile_shape).tile_shape
+        if prod(fitting) >= prod(tiling.tile_shape):
+            return None
+        tiling = Tiling(fitting, fitting[0])
+    return tiling.tile_shape
 
 
 def _of_equal_memory(job: Job) -> tuple[int, ...]:

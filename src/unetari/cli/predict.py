@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from unetari.inference.engine import TileResult
+    from unetari.inference.decide import TileResult
     from unetari.inference.job import Job
     from unetari.inference.record import RunRecord
     from unetari.model.checkpoint import Model

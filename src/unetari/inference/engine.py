@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice, tee, zip_longest
-from math import prod
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import TypeVar, cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from unetari.core.tiles import Span, Tile, plan_tiles
 from unetari.errors import Cancelled, OutOfMemoryError
 from unetari.inference.blend import Blend
+from unetari.inference.decide import Decided, Decisions, Part, TileResult
 from unetari.inference.frozen import Statistics
-from unetari.inference.job import FIXED, Frame, Job
+from unetari.inference.job import Frame, Job
 from unetari.inference.memory import Tiling, choose_tiling, shrink
+from unetari.inference.planning import FIXED
 from unetari.inference.precision import (
     PrecisionCheck,
     check_precision,
@@ -28,54 +27,13 @@ from unetari.inference.precision import (
 )
 from unetari.inference.reader import Frames, Reader
 from unetari.inference.record import Seams
-from unetari.inference.rescale import restore
 from unetari.inference.runner import Precision, Result, Runner
 from unetari.inference.seams import measure_seams
 from unetari.inference.transfer import Transfer
-from unetari.model.decisions import to_labels, to_scores
+from unetari.model.decisions import to_scores
 from unetari.model.device import resolve_device
 
 Item = TypeVar("Item")
-
-
-@dataclass(frozen=True)
-class TileResult:
-    """A finished part of one tile."""
-
-    index: int
-    """Number of the tile, from 0; the parts in which a tile comes share it."""
-    total: int
-    """Number of tiles of the job."""
-    progress: float
-    """Share of the job's voxels that are finished with this one, 0 to 1."""
-    where: tuple[slice, ...]
-    """Where it belongs in an array of `Job.labels_shape`."""
-    labels: NDArray[np.unsignedinteger[Any]]
-    """Class per voxel, uint8 (uint16 beyond 256 classes), one axis per label axis."""
-    scores: NDArray[np.float32] | None
-    """Probabilities, (classes, ...), if the job asks for them."""
-
-
-class Decided(NamedTuple):
-    """Labels and scores that are on their way from the device."""
-
-    labels: Callable[[], NDArray[Any]]
-    """Waits for the labels, ([Z,] Y, X)."""
-    scores: Callable[[], NDArray[np.float32]] | None
-    """Waits for the scores, (classes, [Z,] Y, X), if the job asks for them."""
-    rows: int
-    """How many rows they have."""
-
-
-class Part(NamedTuple):
-    """What was decided for a part of a tile."""
-
-    frame: Frame
-    """The plane or volume."""
-    tile: Tile
-    """The tile, whose inner box is the part."""
-    decided: Decided
-    """Its labels and scores."""
 
 
 _SPLIT = (
@@ -98,6 +56,7 @@ class Engine:
         self._device = resolve_device(job.device)
         self._transfer = Transfer(self._device)
         self._read = Reader(job, self._transfer, should_stop)
+        self._decisions = Decisions(job, self._transfer)
         self._runner: Runner | None = None
         self._statistics = Statistics(job, self._read)
         self._ready_for: Frame | None = None
@@ -106,7 +65,6 @@ class Engine:
         """How faster formats than float32 did on a sample."""
         self.tiles_done = 0
         """Number of tiles that are finished."""
-        self._written_voxels = 0
         self.tiling = Tiling(job.plan.tile_shape, job.strip, job.batch)
         """Largest tiles, strips and batches; smaller than planned once memory has run short."""
 
@@ -118,7 +76,7 @@ class Engine:
         """Yield everything the job asks for, in parts where a tile comes in strips."""
         parts = self._compute_all()
         for index, part in parts if self._device.type in _KEEPS_UP else one_behind(parts):
-            yield self._result(index, part)
+            yield self._decisions.fetch(index, part)
 
     def _compute_all(self) -> Iterator[tuple[int, Part]]:
         """Compute tile by tile; with each part comes the number of its tile."""
@@ -135,7 +93,7 @@ class Engine:
 
         Nothing if no voxel of the image belongs to a tile of the rescaled one.
         """
-        if not all(span.size > 0 for span in self._written(tile)):
+        if not all(span.size > 0 for span in self._decisions.written(tile)):
             return
         self._get_ready(frames[0])
         if self._job.norm_statistics == "blended":
@@ -168,8 +126,8 @@ class Engine:
             raise OutOfMemoryError(f"{error} {advice}") from error
         if complete is not None:
             done = replace(tile, inner=complete[0])
-            if all(span.size > 0 for span in self._written(done)):
-                yield Part(frame, done, self._decide_scores(complete[1], done))
+            if all(span.size > 0 for span in self._decisions.written(done)):
+                yield Part(frame, done, self._decisions.decide_scores(complete[1], done))
 
     def _score(self, block: Tensor, tile: Tile, use: Callable[[Tensor], Result]) -> Result:
         """Do something with the probabilities, (classes, [Z,] Y, X), of what a tile covers."""
@@ -191,7 +149,7 @@ class Engine:
         for start in range(0, len(frames), batch):
             group = frames[start : start + batch]
             for part in parts:
-                if not all(span.size > 0 for span in self._written(part)):
+                if not all(span.size > 0 for span in self._decisions.written(part)):
                     continue
                 if self._is_undivided(shape, len(group)):
                     yield from self._try(group, part)
@@ -231,12 +189,12 @@ class Engine:
         count = len(boxes)
         if following is not None:
             boxes.append((following[0], self._strips(following[1])[0]))
-        started = self._the_runner.start(tile.shape, self._needed(tile))
+        started = self._the_runner.start(tile.shape, self._decisions.needed(tile))
         gathered: list[list[Tensor]] = [[] for _ in frames]
         reached, stop = tile.inner[0]
 
         def decide(number: int, new: Tensor) -> Decided | None:
-            return self._decide(new, tile, gathered[number])
+            return self._decisions.decide(new, tile, gathered[number])
 
         for number in range(count):
             if reached == stop:
@@ -261,59 +219,6 @@ class Engine:
         strip = self.tiling.strip if self._the_runner.takes_strips else rows.size
         starts = range(rows.start, rows.stop, strip)
         return [(Span(start, min(start + strip, rows.stop)), *others) for start in starts]
-
-    def _written(self, tile: Tile) -> tuple[Span, ...]:
-        """Return the box of the image that a tile writes."""
-        scaling = self._job.scaling
-        if scaling is None:
-            return tile.inner
-        # At the ends of a region, rescaled voxels have neighbours of the image outside of it.
-        within = zip(scaling.written(tile.inner), self._job.spatial_region, strict=True)
-        return tuple(
-            Span(max(span.start, part.start), min(span.stop, part.stop)) for span, part in within
-        )
-
-    def _needed(self, tile: Tile) -> tuple[slice, ...]:
-        """Return the part of the network's output that a tile needs."""
-        scaling = self._job.scaling
-        if scaling is None:
-            return tuple(span.slice for span in tile.local)
-        return tuple(
-            span.shifted(local.start - inner.start).slice
-            for span, local, inner in zip(
-                scaling.around(tile.inner), tile.local, tile.inner, strict=True
-            )
-        )
-
-    def _decide(self, new: Tensor, tile: Tile, gathered: list[Tensor]) -> Decided | None:
-        """Decide what a tile writes, given the next rows of the logits that it needs.
-
-        The scores of a rescaled image are gathered, and decided when they are complete.
-        """
-        scaling = self._job.scaling
-        if scaling is None:
-            scores = to_scores(new, self._config) if self._job.wants_scores else None
-            return self._fetch(to_labels(new, self._config), scores)
-        gathered.append(to_scores(new, self._config))
-        around = scaling.around(tile.inner)
-        if sum(rows.shape[1] for rows in gathered) < around[0].size:
-            return None
-        complete = torch.cat(gathered, dim=1)
-        gathered.clear()
-        return self._decide_scores(complete, tile)
-
-    def _decide_scores(self, scores: Tensor, tile: Tile) -> Decided:
-        """Decide what a tile writes, given the probabilities of it and its rim."""
-        scaling = self._job.scaling
-        if scaling is not None:
-            # On the image's own grid, where outlines can be finer than on a coarse one.
-            scores = restore(scores, scaling, scaling.around(tile.inner), self._written(tile))
-        labels = to_labels(scores, self._config, is_scores=True)
-        return self._fetch(labels, scores if self._job.wants_scores else None)
-
-    def _fetch(self, labels: Tensor, scores: Tensor | None) -> Decided:
-        fetch = self._transfer.fetch
-        return Decided(fetch(labels), None if scores is None else fetch(scores), len(labels))
 
     def _check(self) -> None:
         if self._should_stop():
@@ -360,7 +265,7 @@ class Engine:
         sample = choose_sample(job.plan, self._config, job.rim)
         if job.precision == "auto" and not is_worth_it(sample, job.plan, len(job.frames)):
             return exact
-        part = self._needed(sample)
+        part = self._decisions.needed(sample)
         try:
             expected = self._logits(exact, frame, sample, part)
             for name in faster:
@@ -378,7 +283,7 @@ class Engine:
     @property
     def progress(self) -> float:
         """Share of the job's voxels that are finished, 0 to 1."""
-        return self._written_voxels / prod(self._job.labels_shape)
+        return self._decisions.progress
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -397,35 +302,6 @@ class Engine:
     def precision(self) -> Precision:
         """The floating-point format in use."""
         return "float32" if self._runner is None else self._runner.precision
-
-    def _result(self, index: int, part: Part) -> TileResult:
-        """Bring what was decided for a tile into the axes of the labels."""
-        job, decided = self._job, part.decided
-        labels = decided.labels()
-        self._written_voxels += labels.size
-        axes = job.source.spatial_axes(self._config.dim)
-        spans = dict(zip(axes, self._written(part.tile), strict=True))
-        spans |= {axis: Span(at, at + 1) for axis, at in part.frame.items()}
-        where = tuple(
-            spans[axis].shifted(-bounds.start).slice
-            for axis, bounds in zip(job.source.label_axes, job.region, strict=True)
-        )
-        return TileResult(
-            index=index,
-            total=job.n_tiles,
-            progress=self.progress,
-            where=where,
-            labels=self._to_label_axes(labels),
-            scores=None if decided.scores is None else self._to_label_axes(decided.scores()),
-        )
-
-    def _to_label_axes(self, array: NDArray[Any]) -> NDArray[Any]:
-        """Give ([classes,] [Z,] Y, X) the loop axes too, of length 1."""
-        source = self._job.source
-        spatial = source.spatial_axes(self._config.dim)
-        lead = array.ndim - len(spatial)
-        loops = [lead + at for at, axis in enumerate(source.label_axes) if axis not in spatial]
-        return np.expand_dims(array, tuple(loops))
 
     def measure_seams(self) -> Seams | None:
         """Measure how the tiling shows, where the network cannot be tiled exactly.

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from unetari.core.tiles import Span
 from unetari.errors import OutOfMemoryError
-from unetari.inference.job import FIXED, Frame, Job
+from unetari.inference.job import Frame, Job
 from unetari.inference.memory import Tiling, shrink
+from unetari.inference.planning import FIXED
 from unetari.inference.reader import Reader
 from unetari.inference.runner import Runner
 

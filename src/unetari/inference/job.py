@@ -6,39 +6,40 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
-from typing import Any, NamedTuple, cast, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unetari.core.axes import guess_axes
-from unetari.core.blending import band_voxels, patch_of, plan_blended
+from unetari.core.blending import band_voxels
 from unetari.core.config import UNetConfig
-from unetari.core.network import NetworkConfig, NormStatistics, reach_of
+from unetari.core.network import NetworkConfig, NormStatistics
 from unetari.core.normalization import WITH_STATISTICS
-from unetari.core.samples import sample_boxes
 from unetari.core.scaling import RIM, Scaling
 from unetari.core.shapes import check_shape
 from unetari.core.source import ImageSource
-from unetari.core.spec import ModelSpec
 from unetari.core.tiles import Span, TilePlan, plan_tiles, resolve_span
-from unetari.errors import AxesError, ConfigError, OutOfMemoryError, ShapeError
+from unetari.errors import AxesError, ConfigError, ShapeError
 from unetari.inference.memory import (
     SHARE_OF_FREE_MEMORY,
     Tiling,
     choose_batch,
-    choose_pass,
-    choose_tiling,
     peak_bytes,
+)
+from unetari.inference.planning import (
+    FIXED,
+    divide,
+    plan_box,
+    plan_statistics,
+    see,
+    statistics_boxes,
 )
 from unetari.inference.precision import find_precisions
 from unetari.inference.record import RunRecord
 from unetari.model.checkpoint import Model, load_model
 from unetari.model.device import free_memory, resolve_device
 from unetari.model.unet import UNet
-
-FIXED = ("sampled", "whole")
-"""Statistics of normalization that do not depend on tiles."""
 
 Frame = Mapping[str, int]
 """{axis: index} of the loop axes, such as {"T": 3}."""
@@ -133,14 +134,14 @@ class Job:
         if not frozen:
             return peak
         boxes = self.statistics_boxes
-        single = _plan_box(boxes[0], config)
+        single = plan_box(boxes[0], config)
         needed = peak_bytes(single, config, self.pass_strip, frozen=True, on_cpu=on_cpu)
         return max(peak, len(boxes) * needed)
 
     @property
     def statistics_boxes(self) -> Sequence[tuple[Span, ...]]:
         """What the statistics that hold for all tiles are taken from."""
-        return _statistics_boxes(self.plan.shape, self.model.spec.config, self.norm_statistics)
+        return statistics_boxes(self.plan.shape, self.model.spec.config, self.norm_statistics)
 
     @property
     def whole(self) -> TilePlan:
@@ -305,12 +306,12 @@ def prepare(
     if report.problems:
         raise ShapeError(" ".join(report.problems))
     bounds = _resolve_region(source, region)
-    view = _see(source, bounds, config.dim, scale)
+    view = see(source, bounds, config.dim, scale)
     chosen = resolve_device(device)
     find_precisions(precision, chosen, model.network)
     budget = free_memory(chosen) * SHARE_OF_FREE_MEMORY if max_memory is None else max_memory
     on_cpu = chosen.type == "cpu"
-    plan, strip = _divide(
+    plan, strip = divide(
         view, model.spec, statistics, tile_shape=tile_shape, budget=budget, on_cpu=on_cpu
     )
     if isinstance(model.network, UNet):
@@ -328,7 +329,7 @@ def prepare(
         device=str(chosen),
         precision=precision,
         norm_statistics=statistics,
-        pass_strip=_plan_statistics(view.shape, config, statistics, budget=budget, on_cpu=on_cpu),
+        pass_strip=plan_statistics(view.shape, config, statistics, budget=budget, on_cpu=on_cpu),
         budget=round(budget),
         wants_scores=scores,
         warnings=_warnings(model, plan, statistics),
@@ -336,100 +337,6 @@ def prepare(
     if max_memory is not None and job.peak_bytes > max_memory:
         return replace(job, warnings=(*job.warnings, _too_little(job.peak_bytes, max_memory)))
     return replace(job, batch=_choose_batch(job))
-
-
-class _View(NamedTuple):
-    """An image as the network sees it."""
-
-    shape: tuple[int, ...]
-    """Its size, ([Z,] Y, X)."""
-    region: tuple[Span, ...]
-    """The part that is predicted."""
-    scaling: Scaling | None
-    """How it is rescaled."""
-
-
-def _see(
-    source: ImageSource, bounds: Mapping[str, Span], dim: int, scale: Sequence[float] | None
-) -> _View:
-    shape = source.spatial_shape(dim)
-    region = tuple(bounds[axis] for axis in source.spatial_axes(dim))
-    scaling = Scaling.of(shape, scale)
-    if scaling is None:
-        return _View(shape, region, None)
-    return _View(scaling.rescaled_shape, scaling.seen(region), scaling)
-
-
-def _divide(
-    view: _View,
-    spec: ModelSpec,
-    statistics: NormStatistics,
-    *,
-    tile_shape: Sequence[int] | None,
-    budget: float,
-    on_cpu: bool,
-) -> tuple[TilePlan, int]:
-    """Return the tiles, and the rows that the network gets at once."""
-    shape, region, scaling = view
-    config, rim = spec.config, 0 if scaling is None else RIM
-    if statistics == "blended":
-        size = patch_of(spec) if tile_shape is None else tile_shape
-        plan = plan_blended(shape, config, tile_shape=size, region=region, rim=rim)
-        return plan, plan.tile_shape[0]
-    tiling = choose_tiling(
-        shape,
-        config,
-        region=region,
-        tile_shape=tile_shape,
-        budget=budget,
-        on_cpu=on_cpu,
-        frozen=statistics in FIXED,
-        scaling=scaling,
-    )
-    plan = plan_tiles(shape, config, tile_shape=tiling.tile_shape, region=region, rim=rim)
-    return plan, min(tiling.strip, plan.tile_shape[0])
-
-
-def _statistics_boxes(
-    shape: Sequence[int], config: NetworkConfig, statistics: NormStatistics
-) -> Sequence[tuple[Span, ...]]:
-    """Return what the statistics that hold for all tiles are taken from."""
-    if statistics == "sampled":
-        return sample_boxes(shape, config)
-    (whole,) = plan_tiles(shape, config)
-    return (whole.outer,)
-
-
-def _plan_statistics(
-    shape: Sequence[int],
-    config: NetworkConfig,
-    statistics: NormStatistics,
-    *,
-    budget: float,
-    on_cpu: bool,
-) -> int:
-    """Return how many rows pass through the network at once to find statistics; 0 if none do."""
-    if statistics not in FIXED:
-        return 0
-    boxes = _statistics_boxes(shape, config, statistics)
-    single, unet = _plan_box(boxes[0], config), cast("UNetConfig", config)
-    strip = choose_pass(single, unet, budget / len(boxes), on_cpu=on_cpu)
-    if strip is not None:
-        return strip
-    if statistics == "sampled":
-        return reach_of(config)[0].multiple
-    sizes = " x ".join(map(str, single.tile_shape))
-    raise OutOfMemoryError(
-        f'norm_statistics="whole" passes all of the image, {sizes} voxels, through the network, '
-        "which in the thinnest strips still needs more than the "
-        f"{budget / 2**20:.1f} MiB that the run may use. Allow more, or choose "
-        'norm_statistics="sampled", which shows no borders either, "blended" or "tile".'
-    )
-
-
-def _plan_box(box: Sequence[Span], config: NetworkConfig) -> TilePlan:
-    """Return a box as a single tile."""
-    return plan_tiles([span.size for span in box], config)
 
 
 def _choose_batch(job: Job) -> int:

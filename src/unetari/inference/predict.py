@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from unetari.errors import Cancelled
 from unetari.inference.allocator import keep_freed_memory
-from unetari.inference.engine import Engine, TileResult
+from unetari.inference.decide import TileResult
+from unetari.inference.engine import Engine
 from unetari.inference.job import Job, prepare
 from unetari.inference.record import RunRecord, Seams
 from unetari.model.checkpoint import Model

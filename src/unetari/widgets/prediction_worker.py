@@ -18,7 +18,7 @@ from unetari.core.source import ImageSource
 from unetari.widgets.background import Thread, is_process_ending
 
 if TYPE_CHECKING:
-    from unetari.inference.engine import TileResult
+    from unetari.inference.decide import TileResult
     from unetari.inference.job import Job
     from unetari.inference.record import RunRecord
     from unetari.model.checkpoint import Model
