@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-BARS = {"panel": 0.3, "first tile": 0.5, "tick": 0.05}
-"""Seconds: to open the panel, to the first tile on screen, of 95 % of the ticks."""
+BARS = {"panel": 0.3, "first part": 0.5, "tick": 0.05}
+"""Seconds: to open the panel, to the first part on screen, of 95 % of the ticks."""
 MODEL = "nuclei-2d"
 _TICK_MS = 5
 _LONGEST_MS = 300_000
@@ -137,14 +137,14 @@ def show(found: dict[str, Any], console: Console) -> None:
     table.add_row("panel opens", f"{found['panel']:.2f} s", "", f"{BARS['panel']:.1f} s")
     rows = {
         "begun": "planned, empty layer there",
-        "tile": "first tile in the layer",
-        "shown": "first tile drawn",
+        "tile": "first part in the layer",
+        "shown": "first part drawn",
         "all": "whole image",
         "tick median": "tick, median",
         "tick": "tick, 95th percentile",
         "tick longest": "tick, longest",
     }
-    bars = {"shown": BARS["first tile"], "tick": BARS["tick"]}
+    bars = {"shown": BARS["first part"], "tick": BARS["tick"]}
     for key, text in rows.items():
         values = (runs[0][key], float(np.median([run[key] for run in later])))
         bar = f"{bars[key]:.2f} s" if key in bars else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -18,6 +19,7 @@ from unetari import predict, predict_tiles, save_model
 from unetari.core.source import ImageSource
 from unetari.errors import AxesError, OutOfMemoryError, ShapeError
 from unetari.inference import runner
+from unetari.inference.decide import Decisions
 from unetari.inference.job import prepare
 from unetari.inference.predict import collect, drain_into, run
 from unetari.model.checkpoint import Model
@@ -340,6 +342,68 @@ def test_out_of_memory_at_any_time(
             found[result.where] = result.labels
         assert (written == 1).all()
         np.testing.assert_array_equal(found, expected.labels)
+
+
+def test_out_of_memory_while_the_last_rows_come_out(
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last rows of a tile bring several parts, and any of them may not fit."""
+    job = prepare(noise(90, 60), make_model(n_blocks=3), device="cpu")
+    job = replace(job, strip=8)
+    expected = [result.where[0] for result in run(job)]
+    decide = Decisions.decide
+    calls = {"now": 0, "failing": -1}
+
+    def failing(self: Decisions, *arguments: Any) -> Any:
+        calls["now"] += 1
+        if calls["now"] == calls["failing"]:
+            raise torch.OutOfMemoryError("full")
+        return decide(self, *arguments)
+
+    monkeypatch.setattr(Decisions, "decide", failing)
+    labels = collect(job).labels
+    for number in range(1, len(expected) + 1):
+        calls.update(now=0, failing=number)
+        written, found = np.zeros(labels.shape, int), np.zeros_like(labels)
+        for result in run(job):
+            written[result.where] += 1
+            found[result.where] = result.labels
+        assert (written == 1).all()
+        np.testing.assert_array_equal(found, labels)
+
+
+@pytest.mark.parametrize("after", range(1, 12))
+def test_a_stop_at_any_part_keeps_what_came_before(make_model: MakeModel, after: int) -> None:
+    job = replace(prepare(noise(90, 60), make_model(n_blocks=3), device="cpu"), strip=8)
+    whole = collect(job).labels
+    rows = [0]
+    results = run(job, should_stop=lambda: len(rows) > after)
+    found = np.zeros_like(whole)
+    record = None
+    while record is None:
+        try:
+            result = next(results)
+        except StopIteration as end:
+            record = end.value
+        else:
+            found[result.where] = result.labels
+            rows.append(result.where[0].stop)
+    assert rows == sorted(set(rows))
+    np.testing.assert_array_equal(found[: rows[-1]], whole[: rows[-1]])
+    assert record.status == ("finished" if rows[-1] == 90 else "cancelled")
+    assert record.progress == pytest.approx(rows[-1] / 90, abs=1e-3)
+
+
+def test_who_stops_asking_leaves_nothing_behind(make_model: MakeModel) -> None:
+    """The generator is closed while rows of a strip are still to come."""
+    image = noise(90, 60)
+    job = replace(prepare(image, make_model(n_blocks=3), device="cpu"), strip=48)
+    before = threading.active_count()
+    results = run(job)
+    next(results)
+    results.close()
+    assert threading.active_count() == before
+    np.testing.assert_array_equal(collect(job).labels, predict(image, job.model).labels)
 
 
 def test_short_memory_at_the_end_of_a_tile_costs_the_rest_little(

@@ -93,9 +93,9 @@ def maps_on_device(dtype: np.dtype[Any], device: torch.device) -> bool:
     """Whether intensities are sent as they are, and normalized on the device.
 
     float32 holds what has at most 16 bits; for anything wider the host computes in float64.
-    A CPU normalizes in the thread that reads.
+    A CPU normalizes in the thread that reads, and Metal does not know all of these types.
     """
-    return device.type != "cpu" and dtype.itemsize <= 2 and dtype.isnative
+    return device.type == "cuda" and dtype.itemsize <= 2 and dtype.isnative
 
 
 def _map(values: Tensor, intensity: IntensityMap) -> Tensor:
