@@ -123,16 +123,13 @@ def tile_of(contender: Contender, case: Case, model: Model) -> tuple[int, ...]:
 def smaller_tile(tile: Sequence[int], case: Case, share: float) -> tuple[int, ...] | None:
     """Return the largest tile of at most a share of another one's voxels; None if none is left."""
     config, most = make_model(case).spec.config, share * prod(tile)
-    tiling = Tiling(tuple(tile), tile[0])
-    while prod(tiling.tile_shape) > most:
-        smaller = shrink(tiling, config)
-        if smaller is None:
+    reaches, sizes = reach_of(config), list(tile)
+    while prod(sizes) > most:
+        longest = max(range(len(sizes)), key=lambda axis: sizes[axis])
+        sizes[longest] -= reaches[longest].multiple
+        if sizes[longest] < reaches[longest].smallest_tile:
             return None
-        fitting = plan_tiles(case.shape, config, tile_shape=smaller.tile_shape).tile_shape
-        if prod(fitting) >= prod(tiling.tile_shape):
-            return None
-        tiling = Tiling(fitting, fitting[0])
-    return tiling.tile_shape
+    return plan_tiles(case.shape, config, tile_shape=sizes).tile_shape
 
 
 def _of_equal_memory(job: Job) -> tuple[int, ...]:
