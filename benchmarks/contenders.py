@@ -121,15 +121,23 @@ def tile_of(contender: Contender, case: Case, model: Model) -> tuple[int, ...]:
 
 
 def smaller_tile(tile: Sequence[int], case: Case, share: float) -> tuple[int, ...] | None:
-    """Return the largest tile of at most a share of another one's voxels; None if none is left."""
+    """Return the best tile of at most a share of another one's voxels; None if there is none.
+
+    Of all that are square in the plane, that is the one with which fewest voxels are computed.
+    """
     config, most = make_model(case).spec.config, share * prod(tile)
-    reaches, sizes = reach_of(config), list(tile)
-    while prod(sizes) > most:
-        longest = max(range(len(sizes)), key=lambda axis: sizes[axis])
-        sizes[longest] -= reaches[longest].multiple
-        if sizes[longest] < reaches[longest].smallest_tile:
-            return None
-    return plan_tiles(case.shape, config, tile_shape=sizes).tile_shape
+    reaches = reach_of(config)
+    depths = range(reaches[0].smallest_tile, case.shape[0] + 1, reaches[0].multiple)
+    plans = []
+    for depth in depths if len(tile) == 3 else [1]:
+        side = int((most / depth) ** 0.5)
+        if side >= reaches[-1].smallest_tile:
+            limit = (depth, side, side)[-len(tile) :]
+            plans.append(plan_tiles(case.shape, config, tile_shape=limit))
+    plans = [plan for plan in plans if prod(plan.tile_shape) <= most]
+    if not plans:
+        return None
+    return min(plans, key=lambda plan: len(plan) * prod(plan.tile_shape)).tile_shape
 
 
 def _of_equal_memory(job: Job) -> tuple[int, ...]:
