@@ -96,7 +96,7 @@ def measure(
             load = _find_equal_memory(worker, case, load, ours)
         _check(worker, measured, load, workers[0].folder)
         if contender == Contender(OURS) and not measured.failure:
-            ours = int(worker.ask("run")["peak"])
+            ours = int(worker.ask("run").get("peak", 0))
     for turn in range(rounds):
         for worker, measured in zip(workers, found, strict=True):
             is_peer = measured.contender.program not in (PLAIN, OURS)
@@ -109,22 +109,23 @@ def measure(
 def _find_equal_memory(worker: Worker, case: Case, load: str, most: int) -> str:
     """Make another program's tiles smaller until it takes no more memory than unetari.
 
-    Return what loads it with these tiles. A first run is not looked at: it loads libraries.
+    Return what loads it with these tiles. Each is tried in a process of its own, because what
+    a process once had, the next run can use unseen; a first run loads libraries.
     """
     found = load
-    tile: tuple[int, ...] | None = None
-    for _ in range(5):
-        loaded = worker.ask(found)
-        if "error" in loaded or "error" in worker.ask("run"):
+    for attempt in range(5):
+        trial = Worker(worker.contender, worker.folder / f"trial {attempt}", worker.threads)
+        loaded = trial.ask(found)
+        trial.ask("run")
+        peak = int(trial.ask("run").get("peak", 0))
+        trial.close()
+        console.print(f"{worker.contender}: {peak >> 20} MiB with {loaded.get('tile')}")
+        if peak <= most:
             break
-        peak = int(worker.ask("run").get("peak", 0))
-        if peak <= 1.1 * most:
-            break
-        tile = smaller_tile(loaded["tile"], case, max(most / peak, 0.25))
+        tile = smaller_tile(loaded["tile"], case, most / peak)
         if tile is None:
             break
         found = f"{load} {'x'.join(map(str, tile))}"
-        console.print(f"{worker.contender}: {peak >> 20} MiB, next {tile}")
     return found
 
 

@@ -36,6 +36,7 @@ class Worker:
     def __init__(self, contender: Contender, folder: Path, threads: int) -> None:
         self.contender = contender
         self.folder = folder
+        self.threads = threads
         folder.mkdir(parents=True, exist_ok=True)
         environment = {
             **os.environ,

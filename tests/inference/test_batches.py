@@ -80,24 +80,35 @@ def test_only_small_ones(make_model: MakeModel) -> None:
 @pytest.mark.parametrize(
     "options", [{"norm_statistics": "sampled"}, {"norm_statistics": "blended"}, {}]
 )
+@pytest.mark.parametrize("method", ["none", "percentile"])
 def test_what_differs_between_frames_keeps_them_apart(
-    make_model: MakeModel, options: dict[str, Any]
+    make_model: MakeModel, options: dict[str, Any], method: Any
 ) -> None:
+    """Even without normalization, a frame has its own numbers in place of NaN and inf."""
     model = make_model(normalization="instance")
     if not options:
-        spec = model.spec.replace(normalization=Normalization(scope="frame"))
+        spec = model.spec.replace(normalization=Normalization(method=method, scope="frame"))
         model = replace(model, spec=spec)
     assert prepare(noise(9, 64, 64), model, axes="TYX", device="cpu", **options).batch == 1
 
 
+def test_groups_are_even(make_model: MakeModel) -> None:
+    job = prepare(noise(17, 64, 64), make_model(start_filters=32), axes="TYX", device="cpu")
+    assert job.batch == 16
+    assert [len(group) for group in job.groups] == [8, 9]
+    assert [frame for group in job.groups for frame in group] == list(job.frames)
+
+
+@pytest.mark.parametrize("normalization", ["batch", "instance"])
 def test_short_memory_makes_them_smaller(
-    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch, normalization: str
 ) -> None:
-    job = prepare(
-        noise(7, 70, 60), make_model(n_blocks=2), axes="TYX", tile_shape=(40, 40), device="cpu"
-    )
+    """A smaller batch sees the same tiles, also where statistics are those of each tile."""
+    model = make_model(n_blocks=2, normalization=normalization)
+    job = prepare(noise(7, 70, 60), model, axes="TYX", tile_shape=(40, 40), device="cpu")
     assert job.batch == 7
-    job = replace(job, strip=8)
+    if normalization == "batch":
+        job = replace(job, strip=8)
     expected = collect(job).labels
     push, calls = Runner.push, {"now": 0, "failing": -1}
 

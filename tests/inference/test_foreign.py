@@ -95,7 +95,7 @@ def test_network_of_one_size_covers_any_image(shape: tuple[int, int]) -> None:
 
 def test_a_network_of_one_size_says_so() -> None:
     config = model(OnlyEight(), dim=2, reach=ONLY_EIGHT).spec.config
-    assert "tiles of 8 px and no other size" in check_shape(config, (20, 8)).notes[0]
+    assert "takes 8 px and no other size" in check_shape(config, (20, 8)).notes[0]
     with pytest.raises(ShapeError, match="no other size"):
         plan_tiles((20, 20), config, tile_shape=(2, 2))
 

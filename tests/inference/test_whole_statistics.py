@@ -40,7 +40,7 @@ def scores_of(model: Model, image: NDArray[Any]) -> NDArray[np.float32]:
 def in_strips(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Give the image to the network in one piece, or in the thinnest strips."""
     if request.param:
-        monkeypatch.setattr("unetari.inference.job.choose_pass", choose_thinnest)
+        monkeypatch.setattr("unetari.inference.planning.choose_pass", choose_thinnest)
     return bool(request.param)
 
 

@@ -17,7 +17,7 @@ from unetari.inference.decide import Decided, Decisions, Part, TileResult
 from unetari.inference.frozen import Statistics
 from unetari.inference.job import Frame, Job
 from unetari.inference.memory import Tiling, choose_tiling, shrink
-from unetari.inference.planning import FIXED
+from unetari.inference.planning import FIXED, split_evenly
 from unetari.inference.precision import (
     PrecisionCheck,
     check_precision,
@@ -29,6 +29,7 @@ from unetari.inference.reader import Frames, Reader
 from unetari.inference.record import Seams
 from unetari.inference.runner import Precision, Result, Runner
 from unetari.inference.seams import measure_seams
+from unetari.inference.shortage import attempt
 from unetari.inference.transfer import Transfer
 from unetari.model.decisions import to_scores
 from unetari.model.device import resolve_device
@@ -40,8 +41,6 @@ _SPLIT = (
     "Memory did not suffice for one tile, and the network sees its whole input at once: results "
     "can differ at the borders of the tiles, which was not measured."
 )
-_KEEPS_UP = ("cpu",)
-"""Devices that are done when a call returns; others compute on while a result is fetched."""
 Task = tuple[Frames, Tile]
 """A tile of some planes or volumes, which pass through the network together."""
 
@@ -75,7 +74,8 @@ class Engine:
     def compute(self) -> Iterator[TileResult]:
         """Yield everything the job asks for, in parts where a tile comes in strips."""
         parts = self._compute_all()
-        for index, part in parts if self._device.type in _KEEPS_UP else one_behind(parts):
+        # The device computes on while what it decided before is fetched.
+        for index, part in one_behind(parts) if self._transfer.is_asynchronous else parts:
             yield self._decisions.fetch(index, part)
 
     def _compute_all(self) -> Iterator[tuple[int, Part]]:
@@ -124,10 +124,18 @@ class Engine:
         except OutOfMemoryError as error:
             advice = "Free memory, use another device, or give smaller tiles."
             raise OutOfMemoryError(f"{error} {advice}") from error
-        if complete is not None:
-            done = replace(tile, inner=complete[0])
-            if all(span.size > 0 for span in self._decisions.written(done)):
-                yield Part(frame, done, self._decisions.decide_scores(complete[1], done))
+        if complete is None:
+            return
+        done, scores = replace(tile, inner=complete[0]), complete[1]
+        if all(span.size > 0 for span in self._decisions.written(done)):
+            yield Part(
+                frame,
+                done,
+                attempt(
+                    lambda: self._decisions.decide_scores(scores, done),
+                    lambda: "What the tiles of a band give together does not fit. Free memory.",
+                ),
+            )
 
     def _score(self, block: Tensor, tile: Tile, use: Callable[[Tensor], Result]) -> Result:
         """Do something with the probabilities, (classes, [Z,] Y, X), of what a tile covers."""
@@ -137,17 +145,19 @@ class Engine:
         return next(results)[0]
 
     def _compute_in_parts(self, frames: Frames, tile: Tile) -> Iterator[Part]:
-        """Compute a tile as smaller ones, of fewer frames at once."""
-        parts = plan_tiles(
-            self._job.plan.shape,
-            self._config,
-            tile_shape=self.tiling.tile_shape,
-            region=tile.inner,
-            rim=self._job.rim,
-        )
+        """Compute a tile of fewer frames at once, or as smaller ones."""
+        parts: Iterable[Tile] = (tile,)
         shape, batch = self.tiling.tile_shape, self.tiling.batch
-        for start in range(0, len(frames), batch):
-            group = frames[start : start + batch]
+        # Where a network sees all of its tile, fewer frames at once must not move the tiles.
+        if self._the_runner.takes_strips or shape != self._job.plan.tile_shape:
+            parts = plan_tiles(
+                self._job.plan.shape,
+                self._config,
+                tile_shape=shape,
+                region=tile.inner,
+                rim=self._job.rim,
+            )
+        for group in split_evenly(frames, batch):
             for part in parts:
                 if not all(span.size > 0 for span in self._decisions.written(part)):
                     continue
@@ -166,7 +176,7 @@ class Engine:
             return
         except MemoryError as error:
             smaller = shrink(
-                self.tiling,
+                self.tiling._replace(batch=min(self.tiling.batch, len(frames))),
                 self._config,
                 self._job.rim,
                 in_strips=self._the_runner.takes_strips,
@@ -179,9 +189,9 @@ class Engine:
         self.tiling = smaller
         self._read.forget()  # what was read ahead is as large as what did not fit
         self._the_runner.give_back()
-        rest = Span(reached, tile.inner[0].stop)
-        if rest.size > 0:
-            yield from self._compute_in_parts(frames, replace(tile, inner=(rest, *tile.inner[1:])))
+        rest = _without(tile, reached - tile.inner[0].start)
+        if rest.inner[0].size > 0:
+            yield from self._compute_in_parts(frames, rest)
 
     def _compute_strips(self, frames: Frames, tile: Tile, following: Task | None) -> Iterator[Part]:
         """Compute a tile strip by strip, as far as the network allows that."""
@@ -266,7 +276,8 @@ class Engine:
         if job.precision == "auto" and not is_worth_it(sample, job.plan, len(job.frames)):
             return exact
         part = self._decisions.needed(sample)
-        try:
+
+        def choose() -> Runner:
             expected = self._logits(exact, frame, sample, part)
             for name in faster:
                 runner = exact.in_precision(name)
@@ -276,9 +287,16 @@ class Engine:
                 self.checks += (check,)
                 if check.passes or job.precision != "auto":
                     return runner
-        except OutOfMemoryError:
-            return exact  # which runs short of memory, too, and computes smaller parts
-        return exact
+            return exact
+
+        try:
+            return attempt(choose, str)
+        except OutOfMemoryError:  # so will the run, and it computes smaller parts
+            if job.precision == "auto":
+                return exact
+        asked_for = exact.in_precision(faster[0])
+        self._statistics.find(asked_for, frame)
+        return asked_for
 
     @property
     def progress(self) -> float:
@@ -313,7 +331,8 @@ class Engine:
         if self._job.is_exact or self.tiling.tile_shape != plan.tile_shape:
             return None
         frame = self._job.frames[0]
-        try:
+
+        def measure() -> Seams | None:
             self._get_ready(frame)
             if self._job.norm_statistics == "blended":
                 return Blend(plan, config).measure(
@@ -323,6 +342,9 @@ class Engine:
             return measure_seams(
                 plan, config, lambda tile: self._logits(self._the_runner, frame, tile)
             )
+
+        try:
+            return attempt(measure, str)
         except (Cancelled, MemoryError):
             return None
 
@@ -337,6 +359,12 @@ class Engine:
             new = runner.push(started, rows, lambda _, scores: scores.clone())
             logits += [scores for (scores,) in new]
         return torch.cat(logits, dim=1)
+
+
+def _without(tile: Tile, rows: int) -> Tile:
+    """Return a tile that does not write its first rows."""
+    inner, local = (Span(part[0].start + rows, part[0].stop) for part in (tile.inner, tile.local))
+    return replace(tile, inner=(inner, *tile.inner[1:]), local=(local, *tile.local[1:]))
 
 
 def one_behind(items: Iterator[Item]) -> Iterator[Item]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 import torch
@@ -15,6 +15,7 @@ from unetari.inference.memory import Tiling, shrink
 from unetari.inference.planning import FIXED
 from unetari.inference.reader import Reader
 from unetari.inference.runner import Runner
+from unetari.inference.shortage import attempt
 
 
 class Statistics:
@@ -48,7 +49,7 @@ class Statistics:
                 self._pass_through(runner, frame)
                 is_found = True
             except OutOfMemoryError as error:
-                self._make_thinner(error)
+                self._make_thinner(runner, error)
 
     def _pass_through(self, runner: Runner, frame: Frame) -> None:
         """Pass what they are taken from through the network: once if at once, else once per layer.
@@ -60,12 +61,12 @@ class Statistics:
         starts = range(0, sizes[0], self._strip)
         boxes = [_rows(box, start, self._strip) for start in starts for box in images]
         if len(starts) == 1:
-            runner.freeze(torch.cat([self._read((frame,), box) for box in boxes]))
+            runner.freeze(_join(self._read((frame,), box) for box in boxes))
             return
         for _ in runner.gather():
             started, strips = runner.start(sizes), self._read_all(frame, boxes)
             for _ in starts:
-                batch = torch.cat(list(islice(strips, len(images))))
+                batch = _join(islice(strips, len(images)))
                 for _ in runner.push(started, batch, lambda _, scores: scores):
                     pass
 
@@ -76,7 +77,7 @@ class Statistics:
             self._read.start((frame,), following)
             yield rows
 
-    def _make_thinner(self, error: OutOfMemoryError) -> None:
+    def _make_thinner(self, runner: Runner, error: OutOfMemoryError) -> None:
         """Halve the strips; raise the error if they cannot be thinner."""
         shape = tuple(span.size for span in self._job.statistics_boxes[0])
         thinner = shrink(Tiling(shape, self._strip), self._job.model.spec.config, in_strips=True)
@@ -89,6 +90,12 @@ class Statistics:
             ) from error
         self._strip = thinner.strip
         self._read.forget()
+        runner.give_back()
+
+
+def _join(images: Iterable[Tensor]) -> Tensor:
+    """Return a batch."""
+    return attempt(lambda: torch.cat(list(images)), lambda: "A batch of samples does not fit.")
 
 
 def _rows(box: Sequence[Span], start: int, n: int) -> tuple[Span, ...]:

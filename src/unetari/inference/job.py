@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any, cast, get_args
@@ -15,7 +15,6 @@ from unetari.core.axes import guess_axes
 from unetari.core.blending import band_voxels
 from unetari.core.config import UNetConfig
 from unetari.core.network import NetworkConfig, NormStatistics
-from unetari.core.normalization import WITH_STATISTICS
 from unetari.core.scaling import RIM, Scaling
 from unetari.core.shapes import check_shape
 from unetari.core.source import ImageSource
@@ -33,6 +32,7 @@ from unetari.inference.planning import (
     plan_box,
     plan_statistics,
     see,
+    split_evenly,
     statistics_boxes,
 )
 from unetari.inference.precision import find_precisions
@@ -115,10 +115,9 @@ class Job:
         return len(self.frames) * len(self.plan)
 
     @property
-    def groups(self) -> Iterator[tuple[Frame, ...]]:
+    def groups(self) -> tuple[Sequence[Frame], ...]:
         """The frames, as they pass through the network."""
-        starts = range(0, len(self.frames), self.batch)
-        return (self.frames[start : start + self.batch] for start in starts)
+        return tuple(split_evenly(self.frames, self.batch))
 
     @property
     def peak_bytes(self) -> int:
@@ -341,8 +340,8 @@ def prepare(
 
 def _choose_batch(job: Job) -> int:
     """Return how many frames pass through the network together."""
-    config, normalization = job.model.spec.config, job.model.spec.normalization
-    is_alone = normalization.scope == "frame" and normalization.method in WITH_STATISTICS
+    config = job.model.spec.config
+    is_alone = job.model.spec.normalization.scope == "frame"
     if is_alone or job.norm_statistics != "tile" or not isinstance(config, UNetConfig):
         return 1
     tiling = Tiling(job.plan.tile_shape, job.strip)

@@ -117,7 +117,8 @@ def peak_bytes(
             features += count.largest
     # Scores and their probabilities; labels as 64-bit and as 8-bit integers.
     decided = outputs * (2 * config.out_channels + 3)
-    image = 2 * strip * prod(others) * config.in_channels  # this strip's, and the next one's
+    # This strip's, and the next one's; on CUDA also one that is on its way, and what it came as.
+    image = (2 if on_cpu else 4) * strip * prod(others) * config.in_channels
     needed = _BYTES * _WORKSPACE * (image + max(features, decided))
     if on_cpu and keeps_freed_memory():
         needed *= _GAPS[config.dim]
@@ -137,8 +138,11 @@ def _most_wanted(plan: TilePlan) -> list[Span]:
 
 
 def _kinds(parts: Sequence[AxisTile]) -> Sequence[AxisTile]:
-    """Return a tile of each kind: all but those at the two ends are alike."""
-    return (parts[0], parts[len(parts) // 2], parts[-1])
+    """Return a tile of each kind.
+
+    The last one is moved towards the others, so the one before it writes less than those between.
+    """
+    return (parts[0], parts[min(1, len(parts) - 1)], parts[-1])
 
 
 def _size_of(span: Span) -> int:

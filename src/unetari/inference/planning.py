@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple, cast
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple, TypeVar, cast
 
 from unetari.core.blending import patch_of, plan_blended
 from unetari.core.config import UNetConfig
@@ -16,6 +16,7 @@ from unetari.core.tiles import Span, TilePlan, plan_tiles
 from unetari.errors import OutOfMemoryError
 from unetari.inference.memory import choose_pass, choose_tiling
 
+Item = TypeVar("Item")
 FIXED = ("sampled", "whole")
 """Statistics of normalization that do not depend on tiles."""
 
@@ -113,3 +114,10 @@ def plan_statistics(
 def plan_box(box: Sequence[Span], config: NetworkConfig) -> TilePlan:
     """Return a box as a single tile."""
     return plan_tiles([span.size for span in box], config)
+
+
+def split_evenly(items: Sequence[Item], most: int) -> Iterator[Sequence[Item]]:
+    """Yield as few parts as possible, as even as possible, in order."""
+    count = -(-len(items) // most)
+    for number in range(count):
+        yield items[len(items) * number // count : len(items) * (number + 1) // count]

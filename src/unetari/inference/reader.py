@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from unetari.core.tiles import Span, read_mirrored
 from unetari.errors import Cancelled
 from unetari.inference.job import Frame, Job
 from unetari.inference.rescale import rescale
+from unetari.inference.shortage import attempt
 from unetari.inference.transfer import Arrival, Transfer, maps_on_device
 
 Frames = Sequence[Frame]
@@ -73,8 +74,8 @@ class Reader:
 
     def forget(self) -> None:
         """Let go of what was read."""
-        if self._ahead is not None:
-            self._ahead[1].cancel()
+        if self._ahead is not None and not self._ahead[1].cancel():
+            wait([self._ahead[1]])  # it is under way, and takes memory until it is done
         self._ahead = self._last = None
 
     def _wait_for(self, wanted: Box) -> Tensor:
@@ -82,12 +83,17 @@ class Reader:
             future, self._ahead = self._ahead[1], None
         else:
             future = self._thread.submit(self._read, *wanted)
-        return self._transfer.receive(future.result())
+        return attempt(lambda: self._transfer.receive(future.result()), _describe)
 
     def _read(self, frames: Frames, outer: Sequence[Span]) -> Arrival:
         intensity = self._intensity_of(frames[0])  # frames with one of their own come alone
-        blocks = [self._read_frame(frame, outer, intensity) for frame in frames]
-        block = blocks[0][np.newaxis] if len(blocks) == 1 else np.stack(blocks)
+        blocks = (self._read_frame(frame, outer, intensity) for frame in frames)
+        block = next(blocks)[np.newaxis]
+        if len(frames) > 1:
+            first, block = block, np.empty((len(frames), *block.shape[1:]), block.dtype)
+            block[0] = first
+            for place, values in zip(block[1:], blocks, strict=True):
+                place[...] = values
         return self._transfer.send(block, intensity if self._sends_raw else None)
 
     def _read_frame(
@@ -132,3 +138,7 @@ class Reader:
     def _check(self) -> None:
         if self._should_stop():
             raise Cancelled("Stopped on request.")
+
+
+def _describe() -> str:
+    return "What the network is to see next does not fit."

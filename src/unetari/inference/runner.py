@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from unetari.core.config import UNetConfig
 from unetari.core.network import reach_of
-from unetari.errors import Cancelled, DeviceError, OutOfMemoryError
+from unetari.errors import Cancelled, DeviceError
 from unetari.inference.layer import Layer
 from unetari.inference.lean import LeanUNet
+from unetari.inference.shortage import attempt
 from unetari.inference.stream import Stream, crop
 from unetari.model.unet import UNet
 
@@ -40,7 +41,6 @@ _AS_FAR = 3  # times as far from the true numbers as the plain network may the l
 _NOT_LEAN = (
     "The network runs as it is, more slowly: the fast way gave other numbers on this device."
 )
-_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "backend out of memory")
 
 
 class Runner:
@@ -112,7 +112,10 @@ class Runner:
         for module in network.modules():
             if isinstance(module, Layer) or not list(module.children()):
                 module.register_forward_pre_hook(self._check)
-        return network.to(self.device).eval()
+        return attempt(lambda: network.to(self.device).eval(), self._describe_network)
+
+    def _describe_network(self) -> str:
+        return f"The network does not fit on {self.device}. Free memory, or use another device."
 
     def _find_lean(self, network: UNet) -> LeanUNet | None:
         """Return a lean network that gives the numbers of the plain one, or None."""
@@ -123,10 +126,7 @@ class Runner:
         is_ready = self.device.type == "cpu" and not any(m.training for m in twin.modules())
         plain = twin if is_ready else copy.deepcopy(twin).to(self.device).eval()
         agreed = self._attempt(
-            lambda: agree(trial, Plain(plain), twin.config),
-            lambda: (
-                f"The network does not fit on {self.device}. Free memory, or use another device."
-            ),
+            lambda: agree(trial, Plain(plain), twin.config), self._describe_network
         )
         if agreed:
             return lean
@@ -233,17 +233,9 @@ class Runner:
         return f"{what} {sizes} voxels does not fit on {self.device}."
 
     def _attempt(self, compute: Callable[[], Result], describe: Callable[[], str]) -> Result:
-        """Compute something; if memory runs short, raise an OutOfMemoryError that says what."""
-        try:
-            with torch.inference_mode(), _rounding(self.device, self.precision):
-                return compute()
-        except (torch.OutOfMemoryError, MemoryError):
-            pass
-        except RuntimeError as error:
-            if not any(phrase in str(error) for phrase in _OUT_OF_MEMORY):
-                raise
-        # Not in an except clause, whose frames keep the tensors alive.
-        raise OutOfMemoryError(describe())
+        """Compute something without gradients, as the precision says."""
+        with torch.inference_mode(), _rounding(self.device, self.precision):
+            return attempt(compute, describe)
 
     def give_back(self) -> None:
         """Give memory that nothing uses any more back to the device."""

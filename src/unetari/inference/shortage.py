@@ -1,0 +1,38 @@
+"""Memory that does not suffice, in the words of every device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+from unetari.errors import OutOfMemoryError
+
+Result = TypeVar("Result")
+
+_PHRASES = (
+    "can't allocate memory",
+    "not enough memory",
+    "backend out of memory",
+    "CUDA error: out of memory",
+)
+
+
+def attempt(compute: Callable[[], Result], describe: Callable[[], str]) -> Result:
+    """Compute something; if memory runs short, raise an error that says what did not fit.
+
+    Raises
+    ------
+    OutOfMemoryError
+        With the text of `describe`.
+    """
+    try:
+        return compute()
+    except (torch.OutOfMemoryError, MemoryError):
+        pass
+    except RuntimeError as error:
+        if not any(phrase in str(error) for phrase in _PHRASES):
+            raise
+    # Not in an except clause, whose frames keep the tensors alive.
+    raise OutOfMemoryError(describe())
