@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -47,6 +48,18 @@ def list_devices() -> Sequence[str]:
 
     import_modules()  # while nobody waits for it
     return available_devices()
+
+
+@atexit.register
+def _close_viewers() -> None:
+    """Close the viewers that a script leaves open when it ends.
+
+    PyQt then deletes what is left one by one, while it walks through the list of it; what goes
+    with something else leaves a hole there, and the process crashes in every third case.
+    """
+    from napari import Viewer
+
+    Viewer.close_all()
 
 
 class _Panel(QWidget):
