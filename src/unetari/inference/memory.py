@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from unetari.inference.lean import LeanUNet
 
 _BYTES = 4  # float32
-_WORKSPACE = 1.2  # what convolutions take on top
-_GAPS = {2: 1.75, 3: 1.5}
+_WORKSPACE = 1.1  # what convolutions take on top
+_GAPS = {2: 1.9, 3: 1.65}
 """What gaps between arrays take on top on a CPU, where glibc keeps what is freed: measured by
 `benchmarks.memory`."""
 SHARE_OF_FREE_MEMORY = 0.5
