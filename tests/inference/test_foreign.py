@@ -31,7 +31,9 @@ class Anisotropic(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.first(x).relu()
         deep = self.deep(nn.functional.max_pool3d(x, (1, 2, 2))).relu()
-        return self.last(x + nn.functional.interpolate(deep, scale_factor=(1.0, 2.0, 2.0)))
+        raised = nn.functional.interpolate(deep, scale_factor=(1.0, 2.0, 2.0))
+        scores: Tensor = self.last(x + raised)
+        return scores
 
 
 class OnlyEight(nn.Module):

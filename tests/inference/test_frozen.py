@@ -26,7 +26,8 @@ NORMS = ["instance", "group2"]
 def noise(*shape: int) -> np.ndarray[Any, Any]:
     rng = np.random.default_rng(0)
     steps = np.indices(shape).sum(axis=0) / sum(shape)  # so that parts of the image differ
-    return (rng.normal(size=shape) + 3 * steps).astype(np.float32)
+    image: np.ndarray[Any, Any] = (rng.normal(size=shape) + 3 * steps).astype(np.float32)
+    return image
 
 
 @pytest.mark.parametrize("norm", NORMS)

@@ -87,11 +87,11 @@ def test_networks_that_see_everything_get_tiles() -> None:
     assert tiling.strip == tiling.tile_shape[0] < 1000
 
 
-class LiveMemory(TorchDispatchMode):
+class LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of all arrays made while it is active that are still alive."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
         self._known: dict[int, int] = {}
 
@@ -147,7 +147,7 @@ def test_what_is_alive_is_counted(data: st.DataObject) -> None:
     with torch.device("meta"):  # sizes without values
         network = LeanUNet(UNet(config).eval())
         image = torch.empty(1, 1, *sizes)
-        strips = image.split(strip, dim=2)
+        strips = image.split(strip, dim=2)  # type: ignore[no-untyped-call]
     with torch.inference_mode(), LiveMemory() as memory:
         stream = network.stream(sizes, part)
         for rows in strips:

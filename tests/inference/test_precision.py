@@ -57,8 +57,9 @@ def test_auto_stays_exact_where_they_do_not(
 @pytest.mark.usefixtures("fast_bf16")
 def test_auto_refuses_numbers_that_are_not_finite(image: NDArray[Any]) -> None:
     model = load_model("nuclei-2d")
+    network: Any = model.network
     with torch.no_grad():
-        model.network.conv_final.bias[0] = torch.finfo(torch.float32).max  # type: ignore[union-attr]
+        network.conv_final.bias[0] = torch.finfo(torch.float32).max
     found = predict(image, model, device="cpu", tile_shape=(256, 256), precision="auto")
     assert found.record.precision == "float32"
     assert not found.record.precision_checks[0].is_finite

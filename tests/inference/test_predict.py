@@ -19,7 +19,7 @@ from unetari import predict, predict_tiles, save_model
 from unetari.core.source import ImageSource
 from unetari.errors import AxesError, OutOfMemoryError, ShapeError
 from unetari.inference import runner
-from unetari.inference.decide import Decisions
+from unetari.inference.decide import Decisions, TileResult
 from unetari.inference.job import prepare
 from unetari.inference.predict import collect, drain_into, run
 from unetari.model.checkpoint import Model
@@ -213,7 +213,7 @@ def test_cancel_before_the_first_tile(make_model: MakeModel) -> None:
 def test_cancel_between_layers_keeps_finished_tiles(make_model: MakeModel) -> None:
     model = make_model()
     job = prepare(noise(150, 170), model, tile_shape=(64, 64), device="cpu")
-    asked, finished = count(), []
+    asked, finished = count(), list[TileResult]()
 
     def within_the_third_tile() -> bool:
         return len(finished) == 2 and next(asked) > 5

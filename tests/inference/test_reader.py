@@ -106,6 +106,26 @@ def test_nothing_large_is_read_once_memory_has_run_short(
     assert heights[0] == 40
 
 
+def test_smaller_parts_are_read_ahead_too(
+    make_model: MakeModel, image: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model(n_blocks=2, start_filters=2, method="none", normalization="instance")
+    push = Runner.push
+
+    def limited(self: Runner, block: Any, rows: Any, decide: Any) -> Any:
+        if rows.shape[-1] == 400:
+            raise OutOfMemoryError("full.")
+        image.wait_for(4)  # the extremes, the whole image, and both of its parts
+        return push(self, block, rows, decide)
+
+    monkeypatch.setattr(Runner, "push", limited)
+    job = prepare(image, model, axes="YX", tile_shape=(40, 400), device="cpu")
+    assert len(list(run(job))) == 2
+    widths = [index[1].stop - index[1].start for index in image.reads]
+    assert widths[:2] == [400, 400]
+    assert max(widths[2:4]) < 400
+
+
 def test_no_thread_is_left(model: Model, image: Watched) -> None:
     tiles = predict_tiles(image, model, axes="YX", tile_shape=(40, 80), device="cpu")
     next(tiles)

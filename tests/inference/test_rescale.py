@@ -14,12 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
+from torch import Tensor
 
 import unetari.inference.rescale as rescale_module
 from unetari import predict, predict_tiles
 from unetari.core.network import reach_of
 from unetari.core.scaling import Scaling
-from unetari.core.sizes import Reach
 from unetari.core.source import ImageSource
 from unetari.core.tiles import Span, read_mirrored
 from unetari.errors import OutOfMemoryError, ShapeError
@@ -118,7 +118,7 @@ def check(model: Model, image: NDArray[np.float32], scale: Sequence[float]) -> N
     dim = model.spec.config.dim
     axes = "ZYX"[-dim:]
     smallest = reach_of(model.spec.config, rim=1)[0].smallest_tile
-    tile = [smallest + 4 * Reach.of(model.spec.config).multiple] * dim
+    tile = [smallest + 4 * reach_of(model.spec.config)[0].multiple] * dim
     tiled = predict(image, model, axes=axes, scale=scale, tile_shape=tile, scores=True)
     assert tiled.scores is not None
     expected = whole_pass(model, image, scale)
@@ -200,9 +200,9 @@ def test_statistics_are_those_of_the_image(
     """A bright voxel that smoothing takes away still counts as the maximum."""
     image = np.zeros((64, 64), np.float32)
     image[32, 32] = 100
-    push, seen = Runner.push, []
+    push, seen = Runner.push, list[Tensor]()
 
-    def watched(self: Runner, block: Any, rows: NDArray[np.float32], decide: Any) -> Any:
+    def watched(self: Runner, block: Any, rows: Tensor, decide: Any) -> Any:
         seen.append(rows)
         return push(self, block, rows, decide)
 
@@ -234,7 +234,7 @@ def test_short_memory_does_not_change_the_result(
     expected = predict(image, model, axes="YX", scale=(1.5, 1.5)).labels
     push = Runner.push
 
-    def forgetful(self: Runner, block: Any, rows: NDArray[np.float32], decide: Any) -> Any:
+    def forgetful(self: Runner, block: Any, rows: Tensor, decide: Any) -> Any:
         if rows.numel() > 8 * 60:
             raise OutOfMemoryError("A test.")
         return push(self, block, rows, decide)

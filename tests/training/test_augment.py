@@ -59,7 +59,8 @@ def test_intensity_changes_leave_the_labels_alone() -> None:
 def test_haze_is_light_around_what_is_bright(shape: tuple[int, ...]) -> None:
     image = np.zeros((2, *shape), np.float32)
     centre = tuple(size // 2 for size in shape)
-    image[(0, *(slice(at - 3, at + 4) for at in centre))] = 1.0
+    around = tuple(slice(at - 3, at + 4) for at in centre)
+    image[0][around] = 1.0
     haze = RandHaze(prob=1, most=100)
     haze.set_random_state(seed=1)
     hazy = haze(image)

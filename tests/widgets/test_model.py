@@ -159,9 +159,12 @@ def test_a_file_that_is_not_trusted_stays_closed(
     assert widget.trust_dialog is None
     line = widget.file.findChild(QLineEdit)
     assert line is not None
-    qtbot.keyClick(line, Qt.Key.Key_Return)  # the same path once more: asked again
+    # The same path once more: asked again.
+    qtbot.keyClick(line, Qt.Key.Key_Return)  # type: ignore[no-untyped-call]
     qtbot.waitUntil(lambda: widget.trust_dialog is not None, timeout=WAIT_MS)
-    widget.trust_dialog.cancel.click()
+    dialog: TrustDialog | None = widget.trust_dialog
+    assert dialog is not None
+    dialog.cancel.click()
     open_untrusted(qtbot, widget, program.rename(program.with_suffix(".pt")))
     widget.set_page("Build")  # another choice takes the question back
     assert widget.trust_dialog is None

@@ -160,7 +160,7 @@ class Scaling:
         return tuple(axis.written(span) for axis, span in zip(self.axes, inner, strict=True))
 
 
-def check_factors(factors: Sequence[Any], dim: int) -> tuple[float, ...]:
+def check_factors(factors: Sequence[Any] | NDArray[Any], dim: int) -> tuple[float, ...]:
     """Return factors as numbers.
 
     Raises

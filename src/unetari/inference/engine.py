@@ -101,11 +101,16 @@ class Engine:
         elif self._is_undivided(self._job.plan.tile_shape, len(frames)):
             yield from self._try(frames, tile, following)
         else:
-            yield from self._compute_in_parts(frames, tile)
+            yield from self._compute_in_parts(frames, tile, following)
 
     def _is_undivided(self, tile_shape: Sequence[int], batch: int) -> bool:
         """Whether tiles of a size, and so many of them, still pass through the network at once."""
         return self.tiling.tile_shape == tuple(tile_shape) and batch <= self.tiling.batch
+
+    def _fits(self, frames: Frames, tile: Tile) -> bool:
+        """Whether a tile of each frame still passes through the network at once."""
+        sizes = zip(tile.shape, self.tiling.tile_shape, strict=True)
+        return len(frames) <= self.tiling.batch and all(size <= most for size, most in sizes)
 
     def _compute_blended(
         self, frames: Frames, tile: Tile, following: Task | None
@@ -144,7 +149,9 @@ class Engine:
         results = runner.push(started, block, lambda _, new: use(to_scores(new, self._config)))
         return next(results)[0]
 
-    def _compute_in_parts(self, frames: Frames, tile: Tile) -> Iterator[Part]:
+    def _compute_in_parts(
+        self, frames: Frames, tile: Tile, following: Task | None
+    ) -> Iterator[Part]:
         """Compute a tile of fewer frames at once, or as smaller ones."""
         parts: Iterable[Tile] = (tile,)
         shape, batch = self.tiling.tile_shape, self.tiling.batch
@@ -157,14 +164,17 @@ class Engine:
                 region=tile.inner,
                 rim=self._job.rim,
             )
-        for group in split_evenly(frames, batch):
-            for part in parts:
-                if not all(span.size > 0 for span in self._decisions.written(part)):
-                    continue
-                if self._is_undivided(shape, len(group)):
-                    yield from self._try(group, part)
-                else:  # memory ran short within a part before
-                    yield from self._compute_in_parts(group, part)
+        tasks = (
+            (group, part)
+            for group in split_evenly(frames, batch)
+            for part in parts
+            if all(span.size > 0 for span in self._decisions.written(part))
+        )
+        for (group, part), after in _with_following(tasks):
+            if self._is_undivided(shape, len(group)):
+                yield from self._try(group, part, after or following)
+            else:  # memory ran short within a part before
+                yield from self._compute_in_parts(group, part, after or following)
 
     def _try(self, frames: Frames, tile: Tile, following: Task | None = None) -> Iterator[Part]:
         """Compute a tile; what does not fit in memory is computed in smaller parts."""
@@ -191,13 +201,13 @@ class Engine:
         self._the_runner.give_back()
         rest = _without(tile, reached - tile.inner[0].start)
         if rest.inner[0].size > 0:
-            yield from self._compute_in_parts(frames, rest)
+            yield from self._compute_in_parts(frames, rest, following)
 
     def _compute_strips(self, frames: Frames, tile: Tile, following: Task | None) -> Iterator[Part]:
         """Compute a tile strip by strip, as far as the network allows that."""
         boxes: list[tuple[Frames, Sequence[Span]]] = [(frames, box) for box in self._strips(tile)]
         count = len(boxes)
-        if following is not None:
+        if following is not None and self._fits(*following):
             boxes.append((following[0], self._strips(following[1])[0]))
         started = self._the_runner.start(tile.shape, self._decisions.needed(tile))
         gathered: list[list[Tensor]] = [[] for _ in frames]

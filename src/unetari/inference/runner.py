@@ -325,5 +325,15 @@ def _rounding(device: torch.device, precision: Precision) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=precision == "tf32"):
+    cudnn = torch.backends.cudnn
+    if not hasattr(cudnn, "conv"):  # torch before 2.9
+        with cudnn.flags(enabled=True, allow_tf32=precision == "tf32"):
+            yield
+        return
+    # The older flag says nothing once somebody has used the newer one, and raises an error.
+    before = cudnn.conv.fp32_precision
+    cudnn.conv.fp32_precision = "tf32" if precision == "tf32" else "ieee"
+    try:
         yield
+    finally:
+        cudnn.conv.fp32_precision = before

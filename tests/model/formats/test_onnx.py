@@ -177,9 +177,12 @@ def test_every_gpu_has_a_session_of_its_own(save: Save, monkeypatch: pytest.Monk
     gpu = "CUDAExecutionProvider"
     monkeypatch.setattr(runtime, "get_available_providers", lambda: [gpu])
     opened: list[Any] = []
-    monkeypatch.setattr(
-        runtime, "InferenceSession", lambda *_, providers: opened.extend(providers) or object()
-    )
+
+    def open_session(*_: Any, providers: list[Any]) -> object:
+        opened.extend(providers)
+        return object()
+
+    monkeypatch.setattr(runtime, "InferenceSession", open_session)
     devices = ["cuda:0", "cuda:1", "cuda:1", "cuda"]
     sessions = [program.session(torch.device(name)) for name in devices]
     assert opened == [(gpu, {"device_id": 0}), (gpu, {"device_id": 1})]
