@@ -14,6 +14,8 @@ from unetari import Model, UNetConfig, load_model, predict
 from unetari.errors import DeviceError
 from unetari.inference import precision
 from unetari.inference.job import prepare
+from unetari.inference.precision import find_precisions
+from unetari.inference.runner import Runner
 from unetari.samples import nuclei_2d
 
 MakeModel = Callable[..., Model]
@@ -84,3 +86,36 @@ def test_formats_that_are_not_there(name: str, reason: str) -> None:
     model = Model.build(UNetConfig(n_blocks=2, start_filters=2), seed=0)
     with pytest.raises(DeviceError, match=f"{reason}. Choose one of: auto, bf16, float32"):
         prepare(np.zeros((40, 40)), model, device="cpu", precision=name)
+
+
+@pytest.mark.parametrize(
+    ("capability", "expected"),
+    [((7, 5), ("fp16", "float32")), ((8, 0), ("fp16", "bf16", "tf32", "float32"))],
+)
+def test_formats_that_a_card_has(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], expected: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    monkeypatch.setattr(torch.version, "hip", None)
+    card = torch.device("cuda:1")
+    network = Model.build(UNetConfig(n_blocks=2, start_filters=2), seed=0).network
+    assert find_precisions("auto", card, network) == expected
+    if "bf16" not in expected:
+        with pytest.raises(DeviceError, match="Choose one of: auto, fp16, float32"):
+            find_precisions("bf16", card, network)
+
+
+@pytest.mark.usefixtures("fast_bf16")
+def test_a_format_that_the_device_cannot_run(
+    image: NDArray[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> Runner:
+        raise DeviceError("No engine.")
+
+    monkeypatch.setattr(Runner, "in_precision", refuse)
+    plan: dict[str, Any] = {"device": "cpu", "tile_shape": (256, 256)}
+    found = predict(image, "nuclei-2d", precision="auto", **plan)
+    assert found.record.precision == "float32"
+    assert found.record.precision_checks == ()
+    with pytest.raises(DeviceError, match="No engine"):
+        predict(image, "nuclei-2d", precision="bf16", **plan)

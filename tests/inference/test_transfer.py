@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,6 +14,7 @@ import torch
 
 from unetari import Model, predict
 from unetari.core.normalization import Normalization, fit_intensity
+from unetari.errors import OutOfMemoryError
 from unetari.inference import reader, transfer
 from unetari.inference.engine import one_behind
 from unetari.inference.job import prepare
@@ -48,6 +52,30 @@ def test_what_is_sent_stays_as_it_is() -> None:
     np.testing.assert_array_equal(sent.numpy(), image[..., ::-1])
     sent += 1
     np.testing.assert_array_equal(image, noise("float32", 1, 1, 20, 30))
+
+
+def test_what_did_not_fit_is_let_go_of(
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once, since smaller parts are to fit in its place."""
+    made: list[weakref.ref[torch.Tensor]] = []
+
+    def failing(self: Transfer, block: np.ndarray[Any, Any], intensity: Any = None) -> Any:
+        values = torch.empty(block.shape)
+        made.append(weakref.ref(values))
+        raise torch.OutOfMemoryError("full")
+
+    monkeypatch.setattr(Transfer, "send", failing)
+    job = prepare(noise("uint16", 40, 40), make_model(n_blocks=2, start_filters=2), device="cpu")
+    read = reader.Reader(job, Transfer(torch.device("cpu")), lambda: False)
+    gc.disable()
+    try:
+        with contextlib.suppress(OutOfMemoryError):
+            read(job.frames, job.plan[0].outer)
+        assert [array() for array in made] == [None]
+    finally:
+        gc.enable()
+        read.close()
 
 
 def test_results_come_back() -> None:
@@ -210,6 +238,19 @@ def test_results_are_copied_once_they_are_there(queues: Queues, dtype: str) -> N
     found = wait()
     assert queues.log[:3] == ["network records 1", "host waits for network 1", "way 2 begins"]
     np.testing.assert_array_equal(found, values.transpose(1, 0, 2))
+
+
+def test_a_single_value_comes_back(queues: Queues) -> None:
+    value = torch.arange(5.0).view(1, 5)[:, ::3][:, 1:]
+    assert value.stride() == (5, 3)
+    np.testing.assert_array_equal(Transfer(torch.device("cpu")).fetch(value)(), [[3]])
+
+
+def test_results_are_fetched_within_inference_mode_and_without(queues: Queues) -> None:
+    way, values = Transfer(torch.device("cpu")), torch.ones(3)
+    with torch.inference_mode():
+        way.fetch(values)()
+    np.testing.assert_array_equal(way.fetch(values)(), [1, 1, 1])
 
 
 def test_a_run_through_queues(make_model: MakeModel, queues: Queues) -> None:

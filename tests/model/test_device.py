@@ -17,6 +17,7 @@ from unetari.model.device import available_devices, free_memory, resolve_device
 @pytest.fixture
 def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
 
 
@@ -32,6 +33,23 @@ def test_cuda_comes_first() -> None:
     assert resolve_device("cuda") == torch.device("cuda:0")
     assert resolve_device("CUDA:1") == torch.device("cuda:1")
     assert resolve_device(torch.device("cpu")) == torch.device("cpu")
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_cards_with_a_driver_too_old_for_torch_are_not_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert available_devices() == ("cpu",)
+
+
+def test_what_torch_keeps_for_metal_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    for name, value in (
+        ("recommended_max", 20_000), ("driver_allocated", 9_000), ("current_allocated", 2_000),
+    ):  # fmt: skip
+        monkeypatch.setattr(torch.mps, f"{name}_memory", lambda value=value: value)
+    assert free_memory("mps") == 18_000
 
 
 def test_mps_comes_before_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:

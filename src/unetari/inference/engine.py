@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from unetari.core.tiles import Span, Tile, plan_tiles
-from unetari.errors import Cancelled, OutOfMemoryError
+from unetari.errors import Cancelled, DeviceError, OutOfMemoryError
 from unetari.inference.blend import Blend
 from unetari.inference.decide import Decided, Decisions, Part, TileResult
 from unetari.inference.frozen import Statistics
 from unetari.inference.job import Frame, Job
-from unetari.inference.memory import Tiling, choose_tiling, shrink
+from unetari.inference.memory import Tiling, choose_tiling, most_values, shrink
 from unetari.inference.planning import FIXED, split_evenly
 from unetari.inference.precision import (
     PrecisionCheck,
@@ -270,6 +270,7 @@ class Engine:
                 region=job.plan.region,
                 budget=job.budget,
                 on_cpu=self._device.type == "cpu",
+                most=most_values(self._device.type),
                 scaling=job.scaling,
                 in_strips=False,
             )
@@ -290,9 +291,14 @@ class Engine:
         def choose() -> Runner:
             expected = self._logits(exact, frame, sample, part)
             for name in faster:
-                runner = exact.in_precision(name)
-                self._statistics.find(runner, frame)
-                found = self._logits(runner, frame, sample, part)
+                try:
+                    runner = exact.in_precision(name)
+                    self._statistics.find(runner, frame)
+                    found = self._logits(runner, frame, sample, part)
+                except DeviceError:  # it computes not all of the network in this format
+                    if job.precision != "auto":
+                        raise
+                    continue
                 check = check_precision(name, found, expected, self._config)
                 self.checks += (check,)
                 if check.passes or job.precision != "auto":

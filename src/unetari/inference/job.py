@@ -309,9 +309,8 @@ def prepare(
     chosen = resolve_device(device)
     find_precisions(precision, chosen, model.network)
     budget = free_memory(chosen) * SHARE_OF_FREE_MEMORY if max_memory is None else max_memory
-    on_cpu = chosen.type == "cpu"
     plan, strip = divide(
-        view, model.spec, statistics, tile_shape=tile_shape, budget=budget, on_cpu=on_cpu
+        view, model.spec, statistics, tile_shape=tile_shape, budget=budget, device_type=chosen.type
     )
     if isinstance(model.network, UNet):
         model.network.check_input((1, config.in_channels, *plan.tile_shape))
@@ -328,7 +327,9 @@ def prepare(
         device=str(chosen),
         precision=precision,
         norm_statistics=statistics,
-        pass_strip=plan_statistics(view.shape, config, statistics, budget=budget, on_cpu=on_cpu),
+        pass_strip=plan_statistics(
+            view.shape, config, statistics, budget=budget, device_type=chosen.type
+        ),
         budget=round(budget),
         wants_scores=scores,
         warnings=_warnings(model, plan, statistics),

@@ -203,7 +203,7 @@ class Frozen(_PerChannel):
         """Forget the statistics; they come from the next batch, later, or from all pieces."""
         self.state: Literal["learns", "waits", "gathers", "knows"] = state
         self._count = 0
-        self._mean = self._squares = torch.zeros((), dtype=torch.float64)
+        self._mean = self._squares = torch.zeros((), dtype=torch.float64, device="cpu")
 
     def add(self, x: Tensor) -> None:
         """Take in features, (N, C, [Z,] Y, X)."""

@@ -38,9 +38,11 @@ class LeanUNet(nn.Module):
     frozen : bool
         Whether instance and group normalization take their statistics from the
         images given to `freeze` or after `gather`, instead of from each input.
+    innermost : bool
+        Whether channels may be innermost in memory.
     """
 
-    def __init__(self, network: UNet, *, frozen: bool = False) -> None:
+    def __init__(self, network: UNet, *, frozen: bool = False, innermost: bool = True) -> None:
         super().__init__()
         self.config = network.config
         self.is_frozen = frozen
@@ -49,7 +51,8 @@ class LeanUNet(nn.Module):
         """Whether a part of the output depends on its surroundings only."""
         # Normalization by statistics of the input gains nothing from it, and is slow in 3D.
         last = _CHANNELS_LAST[self.config.dim]
-        self.memory_format = last if self.tiles_exactly else torch.contiguous_format
+        suits = innermost and self.tiles_exactly
+        self.memory_format = last if suits else torch.contiguous_format
         lean = copy.deepcopy(network)
         ups = [*reversed(lean.up_blocks), None]
         self.blocks = nn.ModuleList(

@@ -29,6 +29,8 @@ _GAPS = {2: 1.9, 3: 1.65}
 SHARE_OF_FREE_MEMORY = 0.5
 """How much of what is free a run uses by default."""
 _MOST_ELEMENTS = 2**31 - 1  # per tensor: many kernels index with 32 bits
+_MOST_BYTES_MPS = 2**32
+"""What one array has at most on Metal, which ends the process over a larger one."""
 _CPU_TILE = {2: 512, 3: 128}
 """What a tile on a CPU writes at most, per axis, where images cannot come in strips: larger
 ones show results later. Its halo comes on top: a deep 3D network reads 48 voxels per side, and
@@ -66,6 +68,11 @@ class Count(NamedTuple):
     """Most of a single array."""
     outputs: int
     """Most voxels whose scores come out at once."""
+
+
+def most_values(device_type: str) -> int:
+    """Return how many values one array may have on a device, such as "cpu" or "mps"."""
+    return _MOST_BYTES_MPS // _BYTES if device_type == "mps" else _MOST_ELEMENTS
 
 
 def takes_strips(config: NetworkConfig, frozen: bool = False) -> bool:
@@ -227,6 +234,7 @@ def choose_tiling(
     frozen: bool = False,
     scaling: Scaling | None = None,
     in_strips: bool = True,
+    most: int = _MOST_ELEMENTS,
 ) -> Tiling:
     """Choose the largest tiles and strips that fit.
 
@@ -253,6 +261,8 @@ def choose_tiling(
         How the image is rescaled for the network.
     in_strips : bool
         Whether strips may be used, where the network allows it.
+    most : int
+        Values that one array may have, from `most_values`.
 
     Returns
     -------
@@ -267,7 +277,7 @@ def choose_tiling(
 
     def fits(tiling: Tiling) -> bool:
         planned = plan(tiling.tile_shape)
-        if _largest_array(planned, config, tiling.strip, frozen) > _MOST_ELEMENTS:
+        if _largest_array(planned, config, tiling.strip, frozen) > most:
             return False
         return (
             peak_bytes(planned, config, tiling.strip, scaling, frozen=frozen, on_cpu=on_cpu)
@@ -326,7 +336,14 @@ def _largest_array(plan: TilePlan, config: NetworkConfig, strip: int, frozen: bo
     return count_live(config, plan.tile_shape, _slices(wanted), strip, frozen=frozen).largest
 
 
-def choose_pass(plan: TilePlan, config: UNetConfig, budget: float, *, on_cpu: bool) -> int | None:
+def choose_pass(
+    plan: TilePlan,
+    config: UNetConfig,
+    budget: float,
+    *,
+    on_cpu: bool,
+    most: int = _MOST_ELEMENTS,
+) -> int | None:
     """Choose how many rows of an image a network gets at once, to find statistics.
 
     Parameters
@@ -339,6 +356,8 @@ def choose_pass(plan: TilePlan, config: UNetConfig, budget: float, *, on_cpu: bo
         Bytes that may be used.
     on_cpu : bool
         Whether the network runs on the CPU.
+    most : int
+        Values that one array may have, from `most_values`.
 
     Returns
     -------
@@ -350,7 +369,7 @@ def choose_pass(plan: TilePlan, config: UNetConfig, budget: float, *, on_cpu: bo
     while tiling is not None and tiling.tile_shape == plan.tile_shape:
         largest = _largest_array(plan, config, tiling.strip, frozen=True)
         needed = peak_bytes(plan, config, tiling.strip, frozen=True, on_cpu=on_cpu)
-        if largest <= _MOST_ELEMENTS and needed <= budget:
+        if largest <= most and needed <= budget:
             return tiling.strip
         tiling = shrink(tiling, config, in_strips=True)
     return None

@@ -14,7 +14,7 @@ from unetari.core.source import ImageSource
 from unetari.core.spec import ModelSpec
 from unetari.core.tiles import Span, TilePlan, plan_tiles
 from unetari.errors import OutOfMemoryError
-from unetari.inference.memory import choose_pass, choose_tiling
+from unetari.inference.memory import choose_pass, choose_tiling, most_values
 
 Item = TypeVar("Item")
 FIXED = ("sampled", "whole")
@@ -51,7 +51,7 @@ def divide(
     *,
     tile_shape: Sequence[int] | None,
     budget: float,
-    on_cpu: bool,
+    device_type: str,
 ) -> tuple[TilePlan, int]:
     """Return the tiles, and the rows that the network gets at once."""
     shape, region, scaling = view
@@ -66,7 +66,8 @@ def divide(
         region=region,
         tile_shape=tile_shape,
         budget=budget,
-        on_cpu=on_cpu,
+        on_cpu=device_type == "cpu",
+        most=most_values(device_type),
         frozen=statistics in FIXED,
         scaling=scaling,
     )
@@ -90,14 +91,20 @@ def plan_statistics(
     statistics: NormStatistics,
     *,
     budget: float,
-    on_cpu: bool,
+    device_type: str,
 ) -> int:
     """Return how many rows pass through the network at once to find statistics; 0 if none do."""
     if statistics not in FIXED:
         return 0
     boxes = statistics_boxes(shape, config, statistics)
     single, unet = plan_box(boxes[0], config), cast("UNetConfig", config)
-    strip = choose_pass(single, unet, budget / len(boxes), on_cpu=on_cpu)
+    strip = choose_pass(
+        single,
+        unet,
+        budget / len(boxes),
+        on_cpu=device_type == "cpu",
+        most=most_values(device_type),
+    )
     if strip is not None:
         return strip
     if statistics == "sampled":

@@ -73,7 +73,7 @@ def find_precisions(name: str, device: torch.device, network: nn.Module) -> tupl
     DeviceError
         If the name is unknown, or the device or the network offers no such format.
     """
-    supported = _SUPPORTED[device.type] if isinstance(network, UNet) else ("float32",)
+    supported = _find_supported(device) if isinstance(network, UNet) else ("float32",)
     if name == "auto":
         is_slow = device.type == "cpu" and not _has_fast_bf16()
         return ("float32",) if is_slow else supported
@@ -85,6 +85,15 @@ def find_precisions(name: str, device: torch.device, network: nn.Module) -> tupl
             f"Choose one of: auto, {', '.join(supported)}."
         )
     return tuple(precision for precision in supported if precision == name)
+
+
+def _find_supported(device: torch.device) -> tuple[Precision, ...]:
+    # Cards of NVIDIA before Ampere round nothing to tf32, and cuDNN convolves no bf16 on them;
+    # `torch.cuda.is_bf16_supported` means any way to compute, of the card that is current.
+    is_nvidia = device.type == "cuda" and torch.version.hip is None
+    if is_nvidia and torch.cuda.get_device_capability(device)[0] < 8:
+        return ("fp16", "float32")
+    return _SUPPORTED[device.type]
 
 
 def _has_fast_bf16() -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,7 @@ class Reader:
     def start(self, frames: Frames, box: Sequence[Span]) -> None:
         """Begin to read a box that will be asked for next."""
         wanted = (tuple(frames), tuple(box))
-        self._ahead = (wanted, self._thread.submit(self._read, *wanted))
+        self._ahead = (wanted, self._submit(wanted))
 
     def __call__(self, frames: Frames, box: Sequence[Span]) -> Tensor:
         """Return what the network sees of a box of each frame, float32, (N, C, [Z,] Y, X).
@@ -82,8 +83,13 @@ class Reader:
         if self._ahead is not None and self._ahead[0] == wanted:
             future, self._ahead = self._ahead[1], None
         else:
-            future = self._thread.submit(self._read, *wanted)
+            future = self._submit(wanted)
         return attempt(lambda: self._transfer.receive(future.result()), _describe)
+
+    def _submit(self, wanted: Box) -> Future[Arrival]:
+        # What does not fit is said in the thread: torch's own error would hold on, through the
+        # future that brings it, to the arrays that were made.
+        return self._thread.submit(attempt, partial(self._read, *wanted), _describe)
 
     def _read(self, frames: Frames, outer: Sequence[Span]) -> Arrival:
         intensity = self._intensity_of(frames[0])  # frames with one of their own come alone

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from unetari.core.config import UNetConfig
 from unetari.core.network import reach_of
-from unetari.errors import Cancelled, DeviceError
+from unetari.errors import Cancelled, DeviceError, as_sentence
 from unetari.inference.layer import Layer
 from unetari.inference.lean import LeanUNet
 from unetari.inference.shortage import attempt
@@ -38,6 +38,8 @@ _DTYPES = {
 }
 _AGREEMENT = 1e-5
 _AS_FAR = 3  # times as far from the true numbers as the plain network may the lean one be
+_UNABLE = ("MPS", "unable to find an engine", "no kernel image")
+"""What torch says of a device that lacks something."""
 _NOT_LEAN = (
     "The network runs as it is, more slowly: the fast way gave other numbers on this device."
 )
@@ -86,6 +88,7 @@ class Runner:
         self._should_stop = should_stop
         self._original = network
         self._frozen = frozen
+        self._innermost = True
         lean = self._find_lean(network) if isinstance(network, UNet) else None
         self._network: LeanUNet | Plain = (
             self._watch(Plain(copy.deepcopy(network))) if lean is None else lean
@@ -104,7 +107,7 @@ class Runner:
         return isinstance(self._network, LeanUNet)
 
     def _make_lean(self, network: UNet) -> LeanUNet:
-        lean = LeanUNet(network, frozen=self._frozen)
+        lean = LeanUNet(network, frozen=self._frozen, innermost=self._innermost)
         return self._watch(lean.to(_DTYPES[self.precision]))
 
     def _watch(self, network: Network) -> Network:
@@ -119,16 +122,13 @@ class Runner:
 
     def _find_lean(self, network: UNet) -> LeanUNet | None:
         """Return a lean network that gives the numbers of the plain one, or None."""
-        lean = trial = self._make_lean(network)
-        twin = _small(network)
-        if twin is not network or self._frozen:
-            trial = self._watch(LeanUNet(twin, frozen=self._frozen))
-        is_ready = self.device.type == "cpu" and not any(m.training for m in twin.modules())
-        plain = twin if is_ready else copy.deepcopy(twin).to(self.device).eval()
-        agreed = self._attempt(
-            lambda: agree(trial, Plain(plain), twin.config), self._describe_network
-        )
-        if agreed:
+        # Metal's 3D convolutions would bring everything into the other format first.
+        if self.device.type != "mps" or network.config.dim == 2:
+            with contextlib.suppress(DeviceError):
+                if lean := self._try_lean(network):
+                    return lean
+        self._innermost = False
+        if lean := self._try_lean(network):
             return lean
         if self._frozen:
             raise DeviceError(
@@ -136,6 +136,21 @@ class Runner:
             )
         self.notes = (_NOT_LEAN,)
         return None
+
+    def _try_lean(self, network: UNet) -> LeanUNet | None:
+        """Return a lean network in the format that was chosen, if it gives the right numbers."""
+        lean = trial = self._make_lean(network)
+        twin = _small(network)
+        if twin is not network or self._frozen:
+            trial = self._make_lean(twin)
+
+        def compare() -> bool:
+            is_there = next(twin.parameters()).device.type == self.device.type == "cpu"
+            is_ready = is_there and not any(module.training for module in twin.modules())
+            plain = twin if is_ready else copy.deepcopy(twin).to(self.device).eval()
+            return agree(trial, Plain(plain), twin.config)
+
+        return lean if self._attempt(compare, self._describe_network) else None
 
     def freeze(self, images: Tensor) -> None:
         """Take the statistics of normalization from images, (N, C, [Z,] Y, X), on the device.
@@ -234,17 +249,34 @@ class Runner:
 
     def _attempt(self, compute: Callable[[], Result], describe: Callable[[], str]) -> Result:
         """Compute something without gradients, as the precision says."""
-        with torch.inference_mode(), _rounding(self.device, self.precision):
-            return attempt(compute, describe)
+        try:
+            with torch.inference_mode(), _rounding(self.device, self.precision):
+                return attempt(compute, describe)
+        except (RuntimeError, TypeError) as error:
+            if self.device.type == "cpu" or not _is_unable(error):
+                raise
+            reason = as_sentence(str(error).strip().split("\n")[0].split(". ")[0])
+            raise DeviceError(
+                f"{self.device} cannot run this network with torch {torch.__version__}: {reason} "
+                'Use device="cpu", or another version of torch.'
+            ) from error
 
     def give_back(self) -> None:
         """Give memory that nothing uses any more back to the device."""
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+        elif self.device.type == "mps":
+            torch.mps.empty_cache()
 
     def _check(self, *_: Any) -> None:
         if self._should_stop():
             raise Cancelled("Stopped on request.")
+
+
+def _is_unable(error: Exception) -> bool:
+    """Whether torch says that a device lacks what a network needs."""
+    is_missing = isinstance(error, NotImplementedError)
+    return is_missing or any(phrase in str(error) for phrase in _UNABLE)
 
 
 class Plain(nn.Module):
@@ -295,8 +327,9 @@ def agree(lean: LeanUNet, plain: Plain, config: UNetConfig) -> bool:
     sizes = [rule.above(rule.smallest + 1) for rule in rules]
     part = [slice(size // 4, size - size // 4) for size in sizes]
     device = next(plain.parameters()).device
-    generator = torch.Generator().manual_seed(0)
-    image = torch.randn((1, config.in_channels, *sizes), generator=generator).to(device)
+    generator = torch.Generator("cpu").manual_seed(0)
+    shape = (1, config.in_channels, *sizes)
+    image = torch.randn(shape, generator=generator, device="cpu").to(device)
     expected = plain(image, part)
     if lean.is_frozen:
         lean.freeze(image)  # of one image, the statistics are those of the plain pass
@@ -309,13 +342,15 @@ def agree(lean: LeanUNet, plain: Plain, config: UNetConfig) -> bool:
     if _distance(found, expected) <= tolerance:
         return True
     # Statistics of the few voxels on the deepest level can make more of rounding.
-    true = copy.deepcopy(plain).to("cpu", torch.float64)(image.to("cpu", torch.float64), part)
+    true = copy.deepcopy(plain).cpu().double()(image.cpu().double(), part)
     return _distance(found, true) <= tolerance + _AS_FAR * _distance([expected], true)
 
 
 def _distance(found: Sequence[Tensor], expected: Tensor) -> float:
     """Return the largest difference; infinite if something is not finite."""
-    difference = max(float((each.to(expected) - expected).abs().max()) for each in found)
+    # First there, then as float64: Metal has none.
+    there = [each.to(expected.device).to(expected.dtype) for each in found]
+    difference = max(float((each - expected).abs().max()) for each in there)
     return difference if isfinite(difference) else inf
 
 

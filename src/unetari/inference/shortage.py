@@ -16,6 +16,10 @@ _PHRASES = (
     "not enough memory",
     "backend out of memory",
     "CUDA error: out of memory",
+    "CUDA driver error: out of memory",
+    "STATUS_ALLOC_FAILED",  # of cuBLAS, and of cuDNN until 8
+    "ALLOCATION_FAILED",  # of cuDNN from 9 on
+    "Invalid buffer size",  # of Metal, for a single array
 )
 
 

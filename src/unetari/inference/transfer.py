@@ -99,7 +99,7 @@ class Transfer:
         done = torch.cuda.current_stream(self.device).record_event()
 
         def wait() -> NDArray[Any]:
-            host = torch.empty(given.shape, dtype=given.dtype)
+            host = torch.empty(given.shape, dtype=given.dtype, device="cpu")
             done.synchronize()
             with way.stream():
                 way.copy(given, host)
@@ -182,15 +182,17 @@ def _finish(event: Any, buffer: Tensor, wanted: Tensor) -> None:
 
 def _make_buffer() -> Tensor:
     """Return page-locked memory, or any if the system grants none: slower, and no less right."""
-    try:
-        return torch.empty(_PIECE, dtype=torch.uint8, pin_memory=True)
-    except RuntimeError:
-        return torch.empty(_PIECE, dtype=torch.uint8)
+    with torch.inference_mode(mode=False):  # what is made in it cannot be changed outside of it
+        try:
+            return torch.empty(_PIECE, dtype=torch.uint8, device="cpu", pin_memory=True)
+        except RuntimeError:
+            return torch.empty(_PIECE, dtype=torch.uint8, device="cpu")
 
 
 def _pieces(array: Tensor) -> Iterator[Tensor]:
     """Yield the bytes of an array, as many at once as a buffer takes."""
-    pieces: tuple[Tensor, ...] = array.view(-1).view(torch.uint8).split(_PIECE)  # type: ignore[no-untyped-call]
+    flat = array.as_strided((array.numel(),), (1,))  # a single value may have any stride
+    pieces: tuple[Tensor, ...] = flat.view(torch.uint8).split(_PIECE)  # type: ignore[no-untyped-call]
     return iter(pieces)
 
 

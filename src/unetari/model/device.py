@@ -20,7 +20,9 @@ def available_devices() -> tuple[str, ...]:
     tuple of str
         Such as ("cuda:0", "cuda:1", "cpu"), ("mps", "cpu") or ("cpu",).
     """
-    devices = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    count = torch.cuda.device_count()  # as the driver says, which may be too old for torch
+    usable = count if count and torch.cuda.is_available() else 0
+    devices = [f"cuda:{index}" for index in range(usable)]
     if torch.backends.mps.is_available():
         devices.append("mps")
     return (*devices, "cpu")
@@ -75,7 +77,7 @@ def free_memory(device: str | torch.device) -> int:
     -------
     int
         Bytes. On the CPU, limits of the container or job (cgroups) count; on
-        CUDA, memory that torch has reserved and does not use counts as free.
+        other devices, memory that torch has reserved and does not use counts as free.
     """
     device = resolve_device(device)
     if device.type == "cuda":
@@ -84,8 +86,9 @@ def free_memory(device: str | torch.device) -> int:
     available: int = psutil.virtual_memory().available
     if device.type == "mps":
         # The GPU shares the memory of the machine, up to a limit of its own.
-        limit = torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
-        return max(0, min(available, limit))
+        used = torch.mps.current_allocated_memory()
+        kept = torch.mps.driver_allocated_memory() - used
+        return max(0, min(available + kept, torch.mps.recommended_max_memory() - used))
     return min([available, *_cgroup_memory()])
 
 

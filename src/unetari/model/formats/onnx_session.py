@@ -136,7 +136,7 @@ class OnnxNetwork(Wrapper):
         """
         session = self._program.session(x.device)
         (given,) = session.get_inputs()
-        values = x.detach().to("cpu", _TYPES[given.type]).contiguous().numpy()
+        values = x.detach().cpu().to(_TYPES[given.type]).contiguous().numpy()
         try:
             (scores,) = session.run(None, {given.name: values})
         except Exception as error:  # onnxruntime has a type of its own for every failure
