@@ -317,7 +317,7 @@ def test_out_of_memory_at_any_time(
     normalization = "group2" if "norm_statistics" in options else "batch"
     model = make_model(n_blocks=2, start_filters=2, normalization=normalization)
     image = noise(70, 150)
-    monkeypatch.setattr("unetari.inference.memory._CPU_STRIP", 8 * 150 * 2)
+    monkeypatch.setattr("unetari.inference.memory._CPU_STRIP", {2: 8 * 150 * 2})
     plan = {"tile_shape": tile_shape, "device": "cpu", **options}
     expected = predict(image, model, **plan)
     push = runner.Runner.push
@@ -409,7 +409,7 @@ def test_who_stops_asking_leaves_nothing_behind(make_model: MakeModel) -> None:
 def test_short_memory_at_the_end_of_a_tile_costs_the_rest_little(
     make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("unetari.inference.memory._CPU_STRIP", 64 * 64 * 2)
+    monkeypatch.setattr("unetari.inference.memory._CPU_STRIP", {2: 64 * 64 * 2})
     model = make_model(n_blocks=2, start_filters=2)
     job = prepare(noise(4, 600, 64), model, axes="TYX", device="cpu")
     push, rows_pushed, calls = runner.Runner.push, [], count(1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cached_property
 from typing import Literal, cast
 
 import torch
@@ -11,6 +11,9 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from unetari.inference import onednn
+from unetari.inference.winograd import Winograd
 
 
 class Layer(nn.Module):
@@ -60,7 +63,7 @@ class Layer(nn.Module):
             normalization,
         )
         self._activates_first = not norm_first or isinstance(normalization, nn.Identity)
-        self._fused = _find_fused(activation) if self._activates_first else None
+        self._fused = onednn.find_activation(activation) if self._activates_first else None
 
     def forward(self, x: Tensor, rows_padded: bool = True) -> Tensor:
         """Compute the first step, of features (N, C, [Z,] Y, X).
@@ -68,45 +71,32 @@ class Layer(nn.Module):
         `rows_padded` is whether zeros are put beyond the first and last row, as the
         convolution does by itself; they can be part of `x` instead.
         """
-        if self._fused is not None and _suits_onednn(x):
-            return self._convolve_by_onednn(x, rows_padded, *self._fused)
+        if self.winograd is not None and self.winograd.pays(x):
+            return self.activate(self.winograd(x, rows_padded))
+        if self._fused is not None and onednn.is_suited(x):
+            return self._by_onednn(x, rows_padded=rows_padded, activation=self._fused)
         return self.activate(self.convolve(x, rows_padded))
 
     def convolve(self, x: Tensor, rows_padded: bool = True) -> Tensor:
         """Compute the convolution alone."""
-        if _suits_onednn(x):
-            return self._convolve_by_onednn(x, rows_padded, "none", [])
+        if onednn.is_suited(x):
+            return self._by_onednn(x, rows_padded=rows_padded)
         if rows_padded:
             return cast("Tensor", self.convolution(x))
-        convolution, padding = self._convolution, self._padding(rows_padded)
+        convolution = cast("nn.Conv2d", self.convolution)
+        padding = [0, *convolution.padding[1:]]
         compute = functional.conv2d if x.ndim == 4 else functional.conv3d
         return compute(x, convolution.weight, convolution.bias, padding=padding)
 
-    @property
-    def _convolution(self) -> nn.Conv2d:
-        return cast("nn.Conv2d", self.convolution)
+    @cached_property
+    def _by_onednn(self) -> onednn.Convolution:
+        return onednn.Convolution.of(cast("nn.Conv2d", self.convolution))
 
-    def _padding(self, rows_padded: bool) -> list[int]:
-        rows, *others = (int(size) for size in self._convolution.padding)
-        return [rows if rows_padded else 0, *others]
-
-    def _convolve_by_onednn(
-        self, x: Tensor, rows_padded: bool, name: str, scalars: list[float]
-    ) -> Tensor:
-        """Convolve and activate at once; torch itself takes slower ways in some cases."""
-        convolution, padding = self._convolution, self._padding(rows_padded)
-        weight, bias, ones = convolution.weight, convolution.bias, [1] * len(padding)
-        result: Tensor
-        if convolution.transposed:
-            result = torch.ops.mkldnn._convolution_transpose_pointwise(
-                x, weight, bias, padding, [0] * len(padding), convolution.stride, ones, 1,
-                name, scalars, "",
-            )  # fmt: skip
-        else:
-            result = torch.ops.mkldnn._convolution_pointwise(
-                x, weight, bias, padding, ones, ones, 1, name, scalars, ""
-            )
-        return result
+    @cached_property
+    def winograd(self) -> Winograd | None:
+        """What does the work of large convolutions on a CPU, if that pays."""
+        suits = Winograd.suits(self.convolution)
+        return Winograd(cast("nn.Conv2d", self.convolution)) if suits else None
 
     def activate(self, x: Tensor) -> Tensor:
         """Activate what the convolution gave, in place, if that comes first."""
@@ -137,30 +127,6 @@ class Layer(nn.Module):
             return False
         self.frozen.add(x)
         return True
-
-
-def _suits_onednn(x: Tensor) -> bool:
-    return x.device.type == "cpu" and x.dtype in _find_onednn_dtypes()
-
-
-@cache
-def _find_onednn_dtypes() -> tuple[torch.dtype, ...]:
-    """Return what oneDNN convolves on this CPU; torch can be built without it."""
-    operators = torch.ops.mkldnn
-    if not hasattr(operators, "_convolution_transpose_pointwise"):
-        return ()
-    if not operators._is_mkldnn_bf16_supported():
-        return (torch.float32,)
-    return (torch.float32, torch.bfloat16)
-
-
-def _find_fused(activation: nn.Module) -> tuple[str, list[float]] | None:
-    """Return what oneDNN calls an activation that it can compute within a convolution."""
-    if isinstance(activation, nn.ReLU):
-        return "relu", []
-    if isinstance(activation, nn.LeakyReLU):
-        return "leaky_relu", [activation.negative_slope]
-    return None
 
 
 class _PerChannel(nn.Module):

@@ -2,7 +2,8 @@
 
 - Activation and batch normalization work in place; where normalization comes
   before activation, batch normalization is part of the convolution's weights.
-  On a CPU, oneDNN activates within the convolution.
+  On a CPU, oneDNN activates within the convolution, and large convolutions take
+  half of the multiplications (`unetari.inference.winograd`).
 - The decoder computes the voxels that the wanted part of the output depends on,
   and no others: less on every level (`unetari.core.stencils.plan_decoder`).
 - Interpolation comes after the 1x1 convolution instead of before it: the two
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import cast
 
 import torch
@@ -23,6 +25,7 @@ from torch import Tensor, nn
 from unetari.core.config import UNetConfig
 from unetari.inference.layer import Frozen, Layer
 from unetari.inference.stream import Stream
+from unetari.inference.winograd import LEAST_SIZE
 from unetari.model.unet import DownBlock, UNet, UpBlock
 
 _CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
@@ -102,6 +105,18 @@ class LeanUNet(nn.Module):
         for block in reversed(blocks[:-1]):
             layers += [block.raised, block.third, block.fourth]
         return [layer.frozen for layer in layers if layer.frozen is not None]
+
+    @contextmanager
+    def dividing(self, least_size: int) -> Iterator[None]:
+        """For a while, have `Winograd` do all convolutions of so many multiplications."""
+        found = [module.winograd for module in self.modules() if isinstance(module, Layer)]
+        try:
+            for each in filter(None, found):
+                each.least_size = least_size
+            yield
+        finally:
+            for each in filter(None, found):
+                each.least_size = LEAST_SIZE
 
     def stream(self, sizes: Sequence[int], part: Sequence[slice] | None = None) -> Stream:
         """Return a pass over one image that comes in pieces.

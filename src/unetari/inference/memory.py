@@ -35,9 +35,10 @@ _CPU_TILE = {2: 512, 3: 128}
 """What a tile on a CPU writes at most, per axis, where images cannot come in strips: larger
 ones show results later. Its halo comes on top: a deep 3D network reads 48 voxels per side, and
 a limit on the outer size would leave nearly nothing to write."""
-_CPU_STRIP = 2**22
+_CPU_STRIP = {2: 2**21, 3: 2**23}
 """Values that one array of features of a strip has on a CPU: enough to keep it busy, and few
-enough that results come soon and a stop takes effect at once."""
+enough that results come soon and a stop takes effect at once. In 3D a row is a plane, and a
+strip of few planes has none to spare for `Winograd` on the next level."""
 _CPU_MOST = 2**26
 """Where even the thinnest strip has more, tiles are narrower than the image, as long as they do
 not compute a fifth more for it."""
@@ -398,7 +399,7 @@ def choose_batch(tiling: Tiling, config: UNetConfig, *, on_cpu: bool) -> int:
 
 def _choose_strip(tile_shape: Sequence[int], config: UNetConfig) -> int:
     """Return how many rows of a tile a CPU gets at once."""
-    rows = _CPU_STRIP // (prod(tile_shape[1:]) * config.start_filters)
+    rows = _CPU_STRIP[config.dim] // (prod(tile_shape[1:]) * config.start_filters)
     return round_up(max(rows, 1), reach_of(config)[0].multiple)
 
 

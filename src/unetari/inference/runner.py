@@ -20,6 +20,7 @@ from unetari.inference.layer import Layer
 from unetari.inference.lean import LeanUNet
 from unetari.inference.shortage import attempt
 from unetari.inference.stream import Stream, crop
+from unetari.inference.winograd import LEAST_SIZE
 from unetari.model.unet import UNet
 
 Result = TypeVar("Result")
@@ -321,7 +322,7 @@ def agree(lean: LeanUNet, plain: Plain, config: UNetConfig) -> bool:
     """Whether two ways to run a network give the same numbers, but for rounding.
 
     They are compared on the smallest image of which a part can be taken, which the lean
-    network gets at once and, if it can, in strips.
+    network gets at once and, if it can, in strips, each in every way in which it convolves.
     """
     rules = [reach.rule for reach in reach_of(config)]
     sizes = [rule.above(rule.smallest + 1) for rule in rules]
@@ -333,17 +334,25 @@ def agree(lean: LeanUNet, plain: Plain, config: UNetConfig) -> bool:
     expected = plain(image, part)
     if lean.is_frozen:
         lean.freeze(image)  # of one image, the statistics are those of the plain pass
-    found = [lean(image, part)]
-    if lean.tiles_exactly:
-        stream = lean.stream(sizes, part)
-        strips = image.split(max(sizes[0] // 3, 1), dim=2)  # type: ignore[no-untyped-call]
-        found.append(torch.cat([rows for strip in strips for rows in stream.push(strip)], dim=2))
+    found = []
+    for least_size in (0, LEAST_SIZE):
+        with lean.dividing(least_size):
+            found.append(lean(image, part))
+            if lean.tiles_exactly:
+                found.append(_in_strips(lean, image, part))
     tolerance = _AGREEMENT * (1 + float(expected.abs().max()))
     if _distance(found, expected) <= tolerance:
         return True
     # Statistics of the few voxels on the deepest level can make more of rounding.
     true = copy.deepcopy(plain).cpu().double()(image.cpu().double(), part)
     return _distance(found, true) <= tolerance + _AS_FAR * _distance([expected], true)
+
+
+def _in_strips(lean: LeanUNet, image: Tensor, part: Sequence[slice]) -> Tensor:
+    sizes = image.shape[2:]
+    stream = lean.stream(sizes, part)
+    strips = image.split(max(sizes[0] // 3, 1), dim=2)  # type: ignore[no-untyped-call]
+    return torch.cat([rows for strip in strips for rows in stream.push(strip)], dim=2)
 
 
 def _distance(found: Sequence[Tensor], expected: Tensor) -> float:

@@ -1,0 +1,142 @@
+"""`Winograd`: convolutions that are three rows high, with half of the multiplications.
+
+A convolution makes four rows of its output from six of its input. Winograd's minimal filtering
+F(4, 3) spreads the six into six others by a few additions, convolves each of them with a kernel
+that is one row high, and gathers the four rows from what comes out. That takes 6 x 3
+multiplications per column and pair of channels instead of 4 x 9, and in 3D 6 x 9 instead of
+4 x 27. The numbers are those of the convolution, rounded two or three times as much.
+
+Winograd, Arithmetic complexity of computations (1980); Lavin and Gray, Fast algorithms for
+convolutional neural networks (2016), arXiv:1509.09308.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from math import prod
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from unetari.inference import onednn
+
+_GIVES, _TAKES = 4, 6
+"""So many rows of the output are made from so many of the input."""
+_LEAST_WORK = 64
+"""Multiplications per value and row of the kernel for which the additions pay."""
+LEAST_SIZE = 2**27
+"""Multiplications of a whole convolution for which it pays to call several instead."""
+_MOST_VALUES = 2**21
+"""Values of the input that are worked on at once, so that they stay in the processor's cache."""
+_A, _B = 0.75, 1.5
+"""Points of the interpolation. The usual 1 and 2 save a few multiplications, and round twice as
+much."""
+_POINTS = (0.0, _A, -_A, _B, -_B)  # and infinity
+_NEAR, _FAR = _A**2, _B**2
+
+
+class Winograd:
+    """Does the work of a convolution in float32, which has digits to spare for it.
+
+    Parameters
+    ----------
+    layer : nn.Conv2d or nn.Conv3d
+        A layer that `suits`.
+    """
+
+    def __init__(self, layer: nn.Conv2d) -> None:
+        self._layer = layer
+        self.least_size = LEAST_SIZE
+        """Multiplications of the whole convolution from which on it is divided."""
+
+    @staticmethod
+    def suits(layer: nn.Module) -> bool:
+        """Whether a layer is a convolution of three rows with channels enough."""
+        if not isinstance(layer, nn.Conv2d | nn.Conv3d):
+            return False
+        rows, *others = layer.kernel_size
+        channels = min(layer.in_channels, layer.out_channels)
+        return rows == 3 and channels * prod(others) >= _LEAST_WORK
+
+    def pays(self, x: Tensor) -> bool:
+        """Whether features, (N, C, [Z,] Y, X), are many enough, with channels innermost."""
+        work = x.numel() * self._layer.out_channels * prod(self._layer.kernel_size)
+        is_suited = onednn.is_suited(x) and x.dtype == torch.float32 and x.stride(1) == 1
+        return is_suited and work >= self.least_size
+
+    def __call__(self, x: Tensor, rows_padded: bool) -> Tensor:
+        """Convolve; `rows_padded` is whether zeros are put beyond the first and last row."""
+        if rows_padded and (border := int(self._layer.padding[0])):
+            x = functional.pad(x, [0] * (2 * x.ndim - 6) + [border, border])
+        out = self._allocate(x)
+        whole = out.shape[2] // _GIVES * _GIVES
+        step = _GIVES * max(1, _MOST_VALUES // x[:, :, :_GIVES].numel())
+        for start in range(0, whole, step):
+            stop = min(start + step, whole)
+            _gather(self._convolve(x[:, :, start : stop + 2]), out[:, :, start:stop])
+        if whole < out.shape[2]:
+            out[:, :, whole:] = self._rest(x[:, :, whole:], rows_padded=False)
+        return out
+
+    def _allocate(self, x: Tensor) -> Tensor:
+        """Return an array for the output."""
+        sizes = [x.shape[2] - 2]
+        for axis, size in enumerate(x.shape[3:], start=1):
+            lost = self._layer.kernel_size[axis] - 1 - 2 * int(self._layer.padding[axis])
+            sizes.append(size - lost)
+        return torch.empty(
+            (x.shape[0], self._layer.out_channels, *sizes),
+            memory_format=torch.channels_last if x.ndim == 4 else torch.channels_last_3d,
+        )
+
+    def _convolve(self, x: Tensor) -> list[Tensor]:
+        rows = zip(self._rows, _spread(x), strict=True)
+        return [convolve(each) for convolve, each in rows]
+
+    @cached_property
+    def _rest(self) -> onednn.Convolution:
+        """The layer as it is, for rows that make no group."""
+        return onednn.Convolution.of(self._layer)
+
+    @cached_property
+    def _rows(self) -> list[onednn.Convolution]:
+        """What each of the six rows is convolved with."""
+        weight, bias = self._layer.weight, cast("Tensor", self._layer.bias)
+        first, middle, last = (weight[:, :, row : row + 1] for row in range(3))
+        padding = [0, *(int(border) for border in self._layer.padding[1:])]
+        rows = []
+        for point in _POINTS:
+            others = [other for other in _POINTS if other != point]
+            kernel = first + point * middle + point**2 * last
+            kernel = kernel / prod(point - other for other in others)
+            # Row k of a group is the sum of all, each times point**k: a bias is what that gives
+            # for any k, if it is shared out as the interpolation of a value at 1.
+            share = prod((1 - other) / (point - other) for other in others)
+            rows.append(onednn.Convolution(kernel, share * bias, padding))
+        return [*rows, onednn.Convolution(last, torch.zeros_like(bias), padding)]
+
+
+def _spread(x: Tensor) -> Iterator[Tensor]:
+    """Yield the six rows of every group of the input; the next group begins four rows later."""
+    r0, r1, r2, r3, r4, r5 = (x[:, :, i : x.shape[2] - 5 + i : _GIVES] for i in range(_TAKES))
+    yield torch.sub(r4, r2, alpha=_NEAR + _FAR).add_(r0, alpha=_NEAR * _FAR)
+    for point, other in ((_A, _FAR), (_B, _NEAR)):
+        even, odd = torch.sub(r4, r2, alpha=other), torch.sub(r3, r1, alpha=other)
+        yield torch.add(even, odd, alpha=point)
+        yield even.sub_(odd, alpha=point)
+    yield torch.sub(r5, r3, alpha=_NEAR + _FAR).add_(r1, alpha=_NEAR * _FAR)
+
+
+def _gather(rows: list[Tensor], out: Tensor) -> None:
+    """Put four rows of every group of the output together."""
+    m0, m1, m2, m3, m4, m5 = rows
+    y0, y1, y2, y3 = (out[:, :, i::_GIVES] for i in range(_GIVES))
+    even, odd = m1 + m2, m1.sub_(m2).mul_(_A)
+    far_even, far_odd = m3 + m4, m3.sub_(m4).mul_(_B)
+    torch.add(even, far_even, out=y0).add_(m0)
+    torch.add(odd, far_odd, out=y1)
+    torch.add(even, far_even, alpha=_FAR / _NEAR, out=y2).mul_(_NEAR)
+    torch.add(odd, far_odd, alpha=_FAR / _NEAR, out=y3).mul_(_NEAR).add_(m5)

@@ -1,0 +1,107 @@
+"""`Winograd` gives the numbers of the convolution whose work it does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional
+
+from unetari import UNetConfig
+from unetari.inference.lean import LeanUNet
+from unetari.inference.runner import Plain, agree
+from unetari.inference.winograd import LEAST_SIZE, Winograd
+from unetari.model.unet import UNet
+
+CONVOLUTIONS: dict[int, Any] = {
+    2: (nn.Conv2d, functional.conv2d, torch.channels_last),
+    3: (nn.Conv3d, functional.conv3d, torch.channels_last_3d),
+}
+
+
+@given(
+    dim=st.sampled_from([2, 3]),
+    batch=st.integers(1, 2),
+    channels=st.tuples(st.integers(1, 24), st.integers(1, 24)),
+    padded=st.booleans(),
+    rows_padded=st.booleans(),
+    rows=st.integers(3, 17),
+    seed=st.integers(0, 9),
+)
+@torch.inference_mode()
+def test_the_numbers_are_those_of_the_convolution(
+    dim: int,
+    batch: int,
+    channels: tuple[int, int],
+    padded: bool,
+    rows_padded: bool,
+    rows: int,
+    seed: int,
+) -> None:
+    layer_of, convolve, memory_format = CONVOLUTIONS[dim]
+    torch.manual_seed(seed)
+    layer = layer_of(*channels, 3, padding=int(padded))
+    nn.init.normal_(layer.bias)
+    image = torch.randn(batch, channels[0], rows, *[7, 5][: dim - 1])
+    image = image.contiguous(memory_format=memory_format)
+    padding = [int(padded and rows_padded), *[int(padded)] * (dim - 1)]
+    expected = convolve(image.double(), layer.weight.double(), layer.bias.double(), padding=padding)
+    found = Winograd(layer)(image, rows_padded)
+    assert found.is_contiguous(memory_format=memory_format)
+    torch.testing.assert_close(found.double(), expected, atol=3e-6, rtol=1e-5)
+
+
+@torch.inference_mode()
+def test_it_rounds_about_as_much_as_the_convolution() -> None:
+    torch.manual_seed(0)
+    layer = nn.Conv2d(128, 64, 3)
+    image = torch.randn(1, 128, 34, 64).relu().contiguous(memory_format=torch.channels_last)
+    true = functional.conv2d(image.double(), layer.weight.double(), layer.bias.double())
+
+    def error(found: torch.Tensor) -> float:
+        return float((found - true).square().mean().sqrt())
+
+    assert error(Winograd(layer)(image, rows_padded=False)) < 3 * error(layer(image))
+
+
+@pytest.mark.parametrize(
+    ("layer", "suits"),
+    [
+        (nn.Conv2d(32, 32, 3), True),
+        (nn.Conv3d(8, 8, 3), True),
+        (nn.Conv2d(1, 32, 3), False),  # the additions would cost more than they save
+        (nn.Conv2d(64, 64, 1), False),
+        (nn.Conv3d(32, 32, (1, 3, 3)), False),
+        (nn.ConvTranspose2d(64, 32, 2, stride=2), False),
+    ],
+)
+def test_it_suits_convolutions_of_three_rows_with_many_channels(
+    layer: nn.Module, suits: bool
+) -> None:
+    assert Winograd.suits(layer) == suits
+
+
+def test_it_pays_for_large_arrays_of_float32_with_channels_innermost() -> None:
+    winograd = Winograd(nn.Conv2d(64, 64, 3))
+    large = torch.empty(1, 64, 128, 128, memory_format=torch.channels_last)
+    assert winograd.pays(large)
+    assert not winograd.pays(large[:, :, :16, :16])
+    assert not winograd.pays(large.contiguous())
+    assert not winograd.pays(large.bfloat16())
+    assert not winograd.pays(large.double())
+
+
+def test_what_disagrees_is_found_at_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = UNetConfig(n_blocks=2, start_filters=32)
+    network = UNet(config).eval()
+    lean = LeanUNet(network)
+    with torch.inference_mode():
+        assert agree(lean, Plain(network), config)
+        for layer in (lean.blocks[0].second, lean.blocks[1].first):
+            assert layer.winograd.least_size == LEAST_SIZE
+        monkeypatch.setattr("unetari.inference.winograd._gather", lambda rows, out: out.zero_())
+        assert not agree(lean, Plain(network), config)
