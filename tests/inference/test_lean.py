@@ -20,6 +20,7 @@ from unetari.core.stencils import plan_decoder
 from unetari.errors import OutOfMemoryError
 from unetari.inference import runner
 from unetari.inference.job import prepare
+from unetari.inference.layer import Layer
 from unetari.inference.lean import LeanUNet
 from unetari.inference.predict import run
 from unetari.model.checkpoint import Model
@@ -186,3 +187,26 @@ def test_the_fallback_keeps_to_the_memory_it_may_use(monkeypatch: pytest.MonkeyP
     assert job.strip < 900
     found = predict(image, model, device="cpu", max_memory=2**23)
     assert max(found.record.tile_shape) < 400
+
+
+@pytest.mark.parametrize("channels", [8, 64])
+@pytest.mark.parametrize("dim", [2, 3])
+def test_batch_normalization_in_16_bits(dim: int, channels: int) -> None:
+    """However few channels there are, and wherever the result goes."""
+    convolution, norm = (nn.Conv2d, nn.BatchNorm2d) if dim == 2 else (nn.Conv3d, nn.BatchNorm3d)
+    last = torch.channels_last if dim == 2 else torch.channels_last_3d
+    normalization: Any = norm(channels)
+    nn.init.normal_(normalization.running_mean)
+    nn.init.normal_(normalization.bias)
+    layer = Layer(
+        convolution(1, channels, 3), nn.ReLU(), normalization.eval(), norm_first=False, frozen=False
+    ).bfloat16()
+    shape = (2, channels, 3, 5, 7)[: dim + 2]
+    x = torch.randn(shape).bfloat16().contiguous(memory_format=last)
+    with torch.inference_mode():
+        expected = normalization(x.float())
+        wide = x.new_zeros(shape[0], 2 * channels, *shape[2:]).contiguous(memory_format=last)
+        found = [layer.finish(x.clone(), wide[:, :channels]), layer.finish(x)]
+    for each in found:
+        torch.testing.assert_close(each.float(), expected, atol=0.03, rtol=0.02)
+    assert not wide[:, channels:].any()

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from unetari import UNetConfig
 from unetari.inference.lean import LeanUNet
+from unetari.inference.onednn import Convolution
 from unetari.inference.runner import Plain, agree
 from unetari.inference.winograd import LEAST_SIZE, Winograd
 from unetari.model.unet import UNet
@@ -21,6 +22,10 @@ CONVOLUTIONS: dict[int, Any] = {
     2: (nn.Conv2d, functional.conv2d, torch.channels_last),
     3: (nn.Conv3d, functional.conv3d, torch.channels_last_3d),
 }
+
+
+def make(layer: nn.Conv2d) -> Winograd:
+    return Winograd(layer, Convolution.of(layer))
 
 
 @given(
@@ -50,7 +55,7 @@ def test_the_numbers_are_those_of_the_convolution(
     image = image.contiguous(memory_format=memory_format)
     padding = [int(padded and rows_padded), *[int(padded)] * (dim - 1)]
     expected = convolve(image.double(), layer.weight.double(), layer.bias.double(), padding=padding)
-    found = Winograd(layer)(image, rows_padded)
+    found = make(layer)(image, rows_padded)
     assert found.is_contiguous(memory_format=memory_format)
     torch.testing.assert_close(found.double(), expected, atol=3e-6, rtol=1e-5)
 
@@ -65,7 +70,7 @@ def test_it_rounds_about_as_much_as_the_convolution() -> None:
     def error(found: torch.Tensor) -> float:
         return float((found - true).square().mean().sqrt())
 
-    assert error(Winograd(layer)(image, rows_padded=False)) < 3 * error(layer(image))
+    assert error(make(layer)(image, rows_padded=False)) < 3 * error(layer(image))
 
 
 @pytest.mark.parametrize(
@@ -86,7 +91,7 @@ def test_it_suits_convolutions_of_three_rows_with_many_channels(
 
 
 def test_it_pays_for_large_arrays_of_float32_with_channels_innermost() -> None:
-    winograd = Winograd(nn.Conv2d(64, 64, 3))
+    winograd = make(nn.Conv2d(64, 64, 3))
     large = torch.empty(1, 64, 128, 128, memory_format=torch.channels_last)
     assert winograd.pays(large)
     assert not winograd.pays(large[:, :, :16, :16])

@@ -121,7 +121,10 @@ class Job:
 
     @property
     def peak_bytes(self) -> int:
-        """Predicted peak memory of a run on the device, in bytes; weights come on top."""
+        """Predicted peak memory of a run on the device, in bytes.
+
+        Weights come on top, on a CPU up to four times: in oneDNN's order and `Winograd`'s, too.
+        """
         config, frozen = self.model.spec.config, self.norm_statistics in FIXED
         on_cpu = self.device == "cpu"
         peak = self.batch * peak_bytes(

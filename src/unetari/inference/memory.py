@@ -118,7 +118,8 @@ def peak_bytes(
     if isinstance(config, ForeignConfig):
         features, outputs = prod(plan.tile_shape) * config.features, _volume(wanted)
     else:
-        count = count_live(config, plan.tile_shape, _slices(wanted), strip, frozen=frozen)
+        box = _slices(wanted)
+        count = count_live(config, plan.tile_shape, box, strip, frozen=frozen, on_cpu=on_cpu)
         features, outputs = count.alive, count.outputs
         if on_cpu and config.dim == 2 and not (frozen or config.tiles_exactly):
             # Channels are not innermost in memory then, and 2D convolutions rearrange them.
@@ -172,6 +173,7 @@ def count_live(
     strip: int | None = None,
     *,
     frozen: bool = False,
+    on_cpu: bool = False,
 ) -> Count:
     """Count the values that a pass of a `LeanUNet` holds at once, besides image and scores.
 
@@ -187,6 +189,8 @@ def count_live(
         Rows that the network gets at once. Default: all.
     frozen : bool
         Whether statistics of normalization do not depend on the image.
+    on_cpu : bool
+        Whether it is the pass of a CPU, whose large convolutions take memory of their own.
 
     Returns
     -------
@@ -201,7 +205,7 @@ def count_live(
     first, *rest = part
     first = slice(first.start, max(first.stop - less, first.start + 1))
     bounds = tuple((cut.start, cut.stop) for cut in (first, *rest))
-    return _count_live(config, (rows - less, *others), bounds, strip, frozen)
+    return _count_live(config, (rows - less, *others), bounds, strip, frozen, on_cpu=on_cpu)
 
 
 @lru_cache(maxsize=256)
@@ -211,9 +215,11 @@ def _count_live(
     part: tuple[tuple[int, int], ...],
     strip: int,
     frozen: bool,
+    *,
+    on_cpu: bool,
 ) -> Count:
     ledger = Ledger()
-    sketch = Sketch(config, ledger, frozen=frozen)
+    sketch = Sketch(config, ledger, frozen=frozen, on_cpu=on_cpu)
     stream = Stream(cast("LeanUNet", sketch), sizes, [slice(*bounds) for bounds in part])
     most = 0
     for start in range(0, sizes[0], strip):

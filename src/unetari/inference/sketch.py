@@ -10,6 +10,7 @@ import torch
 
 from unetari.core.config import UNetConfig
 from unetari.core.sizes import axis_levels
+from unetari.inference.winograd import count_extra
 
 
 class Ledger:
@@ -27,6 +28,10 @@ class Ledger:
         self._now += values
         self.most = max(self.most, self._now)
         self.largest = max(self.largest, values)
+
+    def note(self, values: int) -> None:
+        """Count values that are alive for a moment, in arrays that are not the largest."""
+        self.most = max(self.most, self._now + values)
 
 
 class _Storage:
@@ -94,11 +99,15 @@ class Shape:
 class Sketch:
     """What a `Stream` needs to know of a `LeanUNet`, of which there are only the options."""
 
-    def __init__(self, config: UNetConfig, ledger: Ledger, *, frozen: bool = False) -> None:
+    def __init__(
+        self, config: UNetConfig, ledger: Ledger, *, frozen: bool = False, on_cpu: bool = False
+    ) -> None:
         self.config = config
         self.tiles_exactly = frozen or config.tiles_exactly
         self._ledger = ledger
-        self.blocks = [_Block(config, level, ledger, frozen) for level in range(config.n_blocks)]
+        self.blocks = [
+            _Block(config, level, ledger, frozen, on_cpu) for level in range(config.n_blocks)
+        ]
 
     def arrange(self, x: Shape) -> Shape:
         """Bring an image into the network's memory format."""
@@ -122,16 +131,24 @@ class Sketch:
 class _Block:
     """The layers of one level."""
 
-    def __init__(self, config: UNetConfig, level: int, ledger: Ledger, frozen: bool) -> None:
+    def __init__(
+        self, config: UNetConfig, level: int, ledger: Ledger, frozen: bool, on_cpu: bool
+    ) -> None:
         self.channels = config.filters[level]
         levels = [axis_levels(config, axis)[level] for axis in range(-config.dim, 0)]
         self._factors = [axis.pool for axis in levels]
         self._ledger = ledger
         self._narrows = config.up_mode != "transposed"
         radii = [axis.encoder // 2 for axis in levels]
-        valid = config.conv_mode == "valid"
         in_place = frozen or config.tiles_exactly
-        self.first = _Layer(self.channels, radii, valid, in_place, ledger)
+        self.first = _Layer(
+            self.channels,
+            radii,
+            ledger,
+            valid=config.conv_mode == "valid",
+            in_place=in_place,
+            divides=on_cpu and in_place,
+        )
         self.second = self.third = self.fourth = self.raised = self.first
 
     def pool(self, x: Shape) -> Shape:
@@ -151,10 +168,17 @@ class _Layer:
     """A convolution and what follows it."""
 
     def __init__(
-        self, channels: int, radii: Sequence[int], valid: bool, in_place: bool, ledger: Ledger
+        self,
+        channels: int,
+        radii: Sequence[int],
+        ledger: Ledger,
+        *,
+        valid: bool,
+        in_place: bool,
+        divides: bool,
     ) -> None:
         self._channels, self._radii, self._valid = channels, radii, valid
-        self._in_place, self._ledger = in_place, ledger
+        self._in_place, self._divides, self._ledger = in_place, divides, ledger
 
     halts = False
 
@@ -169,7 +193,12 @@ class _Layer:
             n - 2 * radius * shrink
             for n, radius, shrink in zip(x.shape[2:], self._radii, shrinks, strict=True)
         ]
-        return Shape((x.shape[0], self._channels, *sizes), self._ledger)
+        found = Shape((x.shape[0], self._channels, *sizes), self._ledger)
+        if self._divides:
+            kernel = [2 * radius + 1 for radius in self._radii]
+            pads = rows_padded and not self._valid
+            self._ledger.note(count_extra(x.shape, found.shape, kernel, pads=pads))
+        return found
 
     def finish(self, x: Shape, out: Shape | None = None) -> Shape:
         """Normalize; group and instance normalization do not work in place."""

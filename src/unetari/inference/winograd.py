@@ -12,7 +12,7 @@ convolutional neural networks (2016), arXiv:1509.09308.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from math import prod
 from typing import cast
@@ -45,10 +45,12 @@ class Winograd:
     ----------
     layer : nn.Conv2d or nn.Conv3d
         A layer that `suits`.
+    convolve : onednn.Convolution
+        The same layer, for the last rows, which make no group.
     """
 
-    def __init__(self, layer: nn.Conv2d) -> None:
-        self._layer = layer
+    def __init__(self, layer: nn.Conv2d, convolve: onednn.Convolution) -> None:
+        self._layer, self._convolve = layer, convolve
         self.least_size = LEAST_SIZE
         """Multiplications of the whole convolution from which on it is divided."""
 
@@ -57,9 +59,7 @@ class Winograd:
         """Whether a layer is a convolution of three rows with channels enough."""
         if not isinstance(layer, nn.Conv2d | nn.Conv3d):
             return False
-        rows, *others = layer.kernel_size
-        channels = min(layer.in_channels, layer.out_channels)
-        return rows == 3 and channels * prod(others) >= _LEAST_WORK
+        return _suits(layer.in_channels, layer.out_channels, layer.kernel_size)
 
     def pays(self, x: Tensor) -> bool:
         """Whether features, (N, C, [Z,] Y, X), are many enough, with channels innermost."""
@@ -72,13 +72,12 @@ class Winograd:
         if rows_padded and (border := int(self._layer.padding[0])):
             x = functional.pad(x, [0] * (2 * x.ndim - 6) + [border, border])
         out = self._allocate(x)
-        whole = out.shape[2] // _GIVES * _GIVES
-        step = _GIVES * max(1, _MOST_VALUES // x[:, :, :_GIVES].numel())
+        whole, step = out.shape[2] // _GIVES * _GIVES, _step(x.shape)
         for start in range(0, whole, step):
             stop = min(start + step, whole)
-            _gather(self._convolve(x[:, :, start : stop + 2]), out[:, :, start:stop])
+            self._compute(x[:, :, start : stop + 2], out[:, :, start:stop])
         if whole < out.shape[2]:
-            out[:, :, whole:] = self._rest(x[:, :, whole:], rows_padded=False)
+            out[:, :, whole:] = self._convolve(x[:, :, whole:], rows_padded=False)
         return out
 
     def _allocate(self, x: Tensor) -> Tensor:
@@ -92,14 +91,9 @@ class Winograd:
             memory_format=torch.channels_last if x.ndim == 4 else torch.channels_last_3d,
         )
 
-    def _convolve(self, x: Tensor) -> list[Tensor]:
+    def _compute(self, x: Tensor, out: Tensor) -> None:
         rows = zip(self._rows, _spread(x), strict=True)
-        return [convolve(each) for convolve, each in rows]
-
-    @cached_property
-    def _rest(self) -> onednn.Convolution:
-        """The layer as it is, for rows that make no group."""
-        return onednn.Convolution.of(self._layer)
+        _gather([convolve(each) for convolve, each in rows], out)
 
     @cached_property
     def _rows(self) -> list[onednn.Convolution]:
@@ -117,6 +111,53 @@ class Winograd:
             share = prod((1 - other) / (point - other) for other in others)
             rows.append(onednn.Convolution(kernel, share * bias, padding))
         return [*rows, onednn.Convolution(last, torch.zeros_like(bias), padding)]
+
+
+def _suits(in_channels: int, out_channels: int, kernel: Sequence[int]) -> bool:
+    rows, *others = kernel
+    return rows == 3 and min(in_channels, out_channels) * prod(others) >= _LEAST_WORK
+
+
+def _step(shape: Sequence[int]) -> int:
+    """Return how many rows of features, (N, C, [Z,] Y, X), are worked on at once."""
+    batch, channels, _, *sizes = shape
+    return _GIVES * max(1, _MOST_VALUES // (_GIVES * batch * channels * prod(sizes)))
+
+
+def count_extra(
+    features: Sequence[int],
+    found: Sequence[int],
+    kernel: Sequence[int],
+    *,
+    pads: bool,
+    least_size: int = LEAST_SIZE,
+) -> int:
+    """Count the values that the work takes, besides the convolution's input and output.
+
+    Parameters
+    ----------
+    features, found : sequence of int
+        Shapes of input and output, (N, C, [Z,] Y, X).
+    kernel : sequence of int
+        That of the convolution, ([Z,] Y, X).
+    pads : bool
+        Whether rows of zeros are put around the features.
+    least_size : int
+        That of `Winograd`.
+
+    Returns
+    -------
+    int
+        0 if the convolution is too small for `Winograd`, or of another kind.
+    """
+    work = prod(features) * found[1] * prod(kernel)
+    if work < least_size or not _suits(features[1], found[1], kernel):
+        return 0
+    groups = min(_step(features), found[2]) // _GIVES
+    spread, gathered = (prod(shape) // shape[2] * groups for shape in (features, found))
+    # When the last row is convolved, and when the rows are put together.
+    alive = max(4 * spread + _TAKES * gathered, (_TAKES + 2) * gathered)
+    return alive + pads * prod(features) // features[2] * (features[2] + 2)
 
 
 def _spread(x: Tensor) -> Iterator[Tensor]:
