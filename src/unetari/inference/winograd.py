@@ -35,7 +35,7 @@ _A, _B = 0.75, 1.5
 """Points of the interpolation. The usual 1 and 2 save a few multiplications, and round twice as
 much."""
 _POINTS = (0.0, _A, -_A, _B, -_B)  # and infinity
-_NEAR, _FAR = _A**2, _B**2
+_NEAR, _FAR, _RATIO = _A**2, _B**2, _B / _A
 
 
 class Winograd:
@@ -73,9 +73,11 @@ class Winograd:
             x = functional.pad(x, [0] * (2 * x.ndim - 6) + [border, border])
         out = self._allocate(x)
         whole, step = out.shape[2] // _GIVES * _GIVES, _step(x.shape)
+        groups = min(step, whole) // _GIVES
+        spare = [torch.empty_like(x[:, :, :groups]) for _ in range(3)]
         for start in range(0, whole, step):
             stop = min(start + step, whole)
-            self._compute(x[:, :, start : stop + 2], out[:, :, start:stop])
+            self._compute(x[:, :, start : stop + 2], out[:, :, start:stop], spare)
         if whole < out.shape[2]:
             out[:, :, whole:] = self._convolve(x[:, :, whole:], rows_padded=False)
         return out
@@ -91,8 +93,8 @@ class Winograd:
             memory_format=torch.channels_last if x.ndim == 4 else torch.channels_last_3d,
         )
 
-    def _compute(self, x: Tensor, out: Tensor) -> None:
-        rows = zip(self._rows, _spread(x), strict=True)
+    def _compute(self, x: Tensor, out: Tensor, spare: Sequence[Tensor]) -> None:
+        rows = zip(self._rows, _spread(x, spare), strict=True)
         _gather([convolve(each) for convolve, each in rows], out)
 
     @cached_property
@@ -155,29 +157,33 @@ def count_extra(
         return 0
     groups = min(_step(features), found[2]) // _GIVES
     spread, gathered = (prod(shape) // shape[2] * groups for shape in (features, found))
-    # When the last row is convolved, and when the rows are put together.
-    alive = max(4 * spread + _TAKES * gathered, (_TAKES + 2) * gathered)
+    alive = 3 * spread + (_TAKES + 2) * gathered
     return alive + pads * prod(features) // features[2] * (features[2] + 2)
 
 
-def _spread(x: Tensor) -> Iterator[Tensor]:
-    """Yield the six rows of every group of the input; the next group begins four rows later."""
+def _spread(x: Tensor, spare: Sequence[Tensor]) -> Iterator[Tensor]:
+    """Yield the six rows of every group of the input; the next group begins four rows later.
+
+    Each is written into one of three spare arrays, and is gone when the next but one is.
+    """
     r0, r1, r2, r3, r4, r5 = (x[:, :, i : x.shape[2] - 5 + i : _GIVES] for i in range(_TAKES))
-    yield torch.sub(r4, r2, alpha=_NEAR + _FAR).add_(r0, alpha=_NEAR * _FAR)
+    a, b, c = (each[:, :, : r0.shape[2]] for each in spare)
+    yield torch.sub(r4, r2, alpha=_NEAR + _FAR, out=a).add_(r0, alpha=_NEAR * _FAR)
     for point, other in ((_A, _FAR), (_B, _NEAR)):
-        even, odd = torch.sub(r4, r2, alpha=other), torch.sub(r3, r1, alpha=other)
-        yield torch.add(even, odd, alpha=point)
-        yield even.sub_(odd, alpha=point)
-    yield torch.sub(r5, r3, alpha=_NEAR + _FAR).add_(r1, alpha=_NEAR * _FAR)
+        torch.sub(r4, r2, alpha=other, out=a)
+        torch.sub(r3, r1, alpha=other, out=b)
+        yield torch.add(a, b, alpha=point, out=c)
+        yield a.sub_(b, alpha=point)
+    yield torch.sub(r5, r3, alpha=_NEAR + _FAR, out=b).add_(r1, alpha=_NEAR * _FAR)
 
 
 def _gather(rows: list[Tensor], out: Tensor) -> None:
     """Put four rows of every group of the output together."""
     m0, m1, m2, m3, m4, m5 = rows
     y0, y1, y2, y3 = (out[:, :, i::_GIVES] for i in range(_GIVES))
-    even, odd = m1 + m2, m1.sub_(m2).mul_(_A)
-    far_even, far_odd = m3 + m4, m3.sub_(m4).mul_(_B)
+    even, odd = m1 + m2, m1.sub_(m2)
+    far_even, far_odd = m3 + m4, m3.sub_(m4)
     torch.add(even, far_even, out=y0).add_(m0)
-    torch.add(odd, far_odd, out=y1)
-    torch.add(even, far_even, alpha=_FAR / _NEAR, out=y2).mul_(_NEAR)
-    torch.add(odd, far_odd, alpha=_FAR / _NEAR, out=y3).mul_(_NEAR).add_(m5)
+    torch.add(odd, far_odd, alpha=_RATIO, out=y1).mul_(_A)
+    torch.add(even, far_even, alpha=_RATIO**2, out=y2).mul_(_A**2)
+    torch.add(m5, odd.add_(far_odd, alpha=_RATIO**3), alpha=_A**3, out=y3)
