@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from tests.inference.wholes import whole_pass
 from unetari import predict
 from unetari.core.config import UP_MODES
 from unetari.core.network import reach_of
+from unetari.inference.winograd import Winograd
 from unetari.model.checkpoint import Model
 
 MakeModel = Callable[..., Model]
@@ -51,6 +53,35 @@ def test_2d(make_model: MakeModel, normalization: str, conv_mode: str, up_mode: 
 def test_3d(make_model: MakeModel, conv_mode: str, up_mode: str) -> None:
     model = make_model(dim=3, n_blocks=2, conv_mode=conv_mode, up_mode=up_mode, start_filters=2)
     check(model, (37, 45, 29))
+
+
+@pytest.mark.parametrize("conv_mode", ["same", "valid"])
+@pytest.mark.parametrize(
+    ("options", "shape"),
+    [
+        ({"dim": 2, "n_blocks": 3, "start_filters": 24}, (157, 203)),
+        ({"dim": 3, "n_blocks": 2, "start_filters": 8}, (37, 45, 29)),
+        ({"dim": 3, "n_blocks": 2, "start_filters": 8, "planar_blocks": (0,)}, (11, 45, 29)),
+    ],
+)
+def test_large_convolutions(
+    make_model: MakeModel,
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, Any],
+    shape: tuple[int, ...],
+    conv_mode: str,
+) -> None:
+    """Those of large images are computed in another way, here however small they are."""
+    monkeypatch.setattr("unetari.inference.winograd.LEAST_SIZE", 0)
+    calls, compute = [], Winograd.__call__
+
+    def count(self: Winograd, x: torch.Tensor, rows_padded: bool) -> torch.Tensor:
+        calls.append(x.shape)
+        return compute(self, x, rows_padded)
+
+    monkeypatch.setattr(Winograd, "__call__", count)
+    check(make_model(conv_mode=conv_mode, **options), shape)
+    assert len(calls) > 20
 
 
 @pytest.mark.parametrize("n_blocks", [1, 2, 4, 5])

@@ -25,7 +25,6 @@ from torch import Tensor, nn
 from unetari.core.config import UNetConfig
 from unetari.inference.layer import Frozen, Layer
 from unetari.inference.stream import Stream
-from unetari.inference.winograd import LEAST_SIZE
 from unetari.model.unet import DownBlock, UNet, UpBlock
 
 _CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
@@ -109,14 +108,16 @@ class LeanUNet(nn.Module):
     @contextmanager
     def dividing(self, least_size: int) -> Iterator[None]:
         """For a while, have `Winograd` do all convolutions of so many multiplications."""
-        found = [module.winograd for module in self.modules() if isinstance(module, Layer)]
+        layers = [module for module in self.modules() if isinstance(module, Layer)]
+        found = [layer.winograd for layer in layers if layer.winograd is not None]
+        before = [each.least_size for each in found]
         try:
-            for each in filter(None, found):
+            for each in found:
                 each.least_size = least_size
             yield
         finally:
-            for each in filter(None, found):
-                each.least_size = LEAST_SIZE
+            for each, size in zip(found, before, strict=True):
+                each.least_size = size
 
     def stream(self, sizes: Sequence[int], part: Sequence[slice] | None = None) -> Stream:
         """Return a pass over one image that comes in pieces.
