@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from benchmarks import winograd
 from benchmarks.cases import Case, make_image, make_model, pad
 from benchmarks.contenders import Contender, list_contenders
 from benchmarks.memory import CASES, HEAD, measure, row
@@ -50,6 +51,12 @@ def test_a_row_of_memory_says_where_a_prediction_misses() -> None:
     text = row(CASES[0], run, arrays)
     assert text.endswith("| 1 of 64 x 64 | 32 | 512 | 512 | 1.00 | 1024 | 2048 | **0.50** |")
     assert text.count("|") == HEAD.splitlines()[0].count("|")
+
+
+def test_layers_are_compared() -> None:
+    cells = winograd.measure((8, 8), (10, 12, 12), rounds=2).split(" | ")
+    assert cells[1] == "10 x 12 x 12"
+    assert len(cells) == 5
 
 
 @pytest.mark.slow

@@ -170,8 +170,12 @@ def test_what_is_alive_is_counted(data: st.DataObject) -> None:
 @pytest.mark.parametrize("rows_padded", [True, False])
 @pytest.mark.parametrize(("channels", "sizes"), [((64, 32), (38, 96)), ((16, 24), (12, 24, 31))])
 def test_large_convolutions_take_memory_of_their_own(
-    channels: tuple[int, int], sizes: tuple[int, ...], rows_padded: bool
+    channels: tuple[int, int],
+    sizes: tuple[int, ...],
+    rows_padded: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("unetari.inference.winograd.LEAST_SIZE", 0)
     kind, last = (
         (nn.Conv2d, torch.channels_last) if len(sizes) == 2 else (nn.Conv3d, torch.channels_last_3d)
     )
@@ -182,11 +186,37 @@ def test_large_convolutions_take_memory_of_their_own(
         winograd(x, rows_padded)  # makes its kernels
         with LiveMemory() as memory:
             found = winograd(x, rows_padded)
-    counted = count_extra(x.shape, found.shape, layer.kernel_size, pads=rows_padded, least_size=0)
+    counted = count_extra(x.shape, found.shape, layer.kernel_size, pads=rows_padded)
     extra = memory.peak / 4 - found.numel()
     if not rows_padded:  # else it is a copy with rows around it that is cut, and counted for that
         extra -= x.numel()
     assert 0.8 * counted <= extra <= counted
+
+
+@pytest.mark.parametrize("strip", [32, 64])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_what_is_alive_on_a_cpu_is_counted(batch: int, strip: int) -> None:
+    config, sizes = UNetConfig(n_blocks=2, start_filters=32), (64, 256)
+    network = LeanUNet(UNet(config).eval())
+    image = torch.randn(batch, 1, *sizes)
+
+    def compute() -> None:
+        stream = network.stream(sizes)
+        for rows in image.split(strip, dim=2):  # type: ignore[no-untyped-call]
+            for _ in stream.push(rows):
+                pass
+
+    with torch.inference_mode():
+        compute()  # brings the kernels into order
+        with LiveMemory() as memory:
+            compute()
+    part = [slice(0, size) for size in sizes]
+    counts = [
+        count_live(config, sizes, part, strip, on_cpu=on_cpu, batch=batch).alive
+        for on_cpu in (True, False)
+    ]
+    assert counts[0] > counts[1]  # there are large convolutions
+    assert memory.peak / 4 == pytest.approx(counts[0], rel=0.1)
 
 
 def test_a_job_says_what_it_takes() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import patch
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from unetari import UNetConfig
+from unetari import Model, UNetConfig, predict
 from unetari.inference.lean import LeanUNet
 from unetari.inference.onednn import Convolution
 from unetari.inference.runner import Plain, agree
@@ -35,6 +37,7 @@ def make(layer: nn.Conv2d) -> Winograd:
     padded=st.booleans(),
     rows_padded=st.booleans(),
     rows=st.integers(3, 17),
+    at_once=st.sampled_from([1, 2**11, 2**21]),
     seed=st.integers(0, 9),
 )
 @torch.inference_mode()
@@ -45,6 +48,7 @@ def test_the_numbers_are_those_of_the_convolution(
     padded: bool,
     rows_padded: bool,
     rows: int,
+    at_once: int,
     seed: int,
 ) -> None:
     layer_of, convolve, memory_format = CONVOLUTIONS[dim]
@@ -55,7 +59,8 @@ def test_the_numbers_are_those_of_the_convolution(
     image = image.contiguous(memory_format=memory_format)
     padding = [int(padded and rows_padded), *[int(padded)] * (dim - 1)]
     expected = convolve(image.double(), layer.weight.double(), layer.bias.double(), padding=padding)
-    found = make(layer)(image, rows_padded)
+    with patch("unetari.inference.winograd._MOST_VALUES", at_once):
+        found = make(layer)(image, rows_padded)
     assert found.is_contiguous(memory_format=memory_format)
     torch.testing.assert_close(found.double(), expected, atol=3e-6, rtol=1e-5)
 
@@ -70,7 +75,7 @@ def test_it_rounds_about_as_much_as_the_convolution() -> None:
     def error(found: torch.Tensor) -> float:
         return float((found - true).square().mean().sqrt())
 
-    assert error(make(layer)(image, rows_padded=False)) < 3 * error(layer(image))
+    assert error(make(layer)(image, rows_padded=False)) < 2.5 * error(layer(image))
 
 
 @pytest.mark.parametrize(
@@ -82,6 +87,11 @@ def test_it_rounds_about_as_much_as_the_convolution() -> None:
         (nn.Conv2d(64, 64, 1), False),
         (nn.Conv3d(32, 32, (1, 3, 3)), False),
         (nn.ConvTranspose2d(64, 32, 2, stride=2), False),
+        (nn.Conv2d(64, 64, 3, stride=2), False),
+        (nn.Conv2d(64, 64, 3, dilation=2), False),
+        (nn.Conv2d(64, 64, 3, groups=2), False),
+        (nn.Conv2d(64, 64, 3, padding=1, padding_mode="reflect"), False),
+        (nn.Conv2d(64, 64, 3, bias=False), False),
     ],
 )
 def test_it_suits_convolutions_of_three_rows_with_many_channels(
@@ -92,9 +102,11 @@ def test_it_suits_convolutions_of_three_rows_with_many_channels(
 
 def test_it_pays_for_large_arrays_of_float32_with_channels_innermost() -> None:
     winograd = make(nn.Conv2d(64, 64, 3))
-    large = torch.empty(1, 64, 128, 128, memory_format=torch.channels_last)
+    last = torch.channels_last
+    large = torch.empty(1, 64, 128, 128, memory_format=last)
     assert winograd.pays(large)
     assert not winograd.pays(large[:, :, :16, :16])
+    assert not winograd.pays(large.reshape(1, 64, 4, 4096).contiguous(memory_format=last))
     assert not winograd.pays(large.contiguous())
     assert not winograd.pays(large.bfloat16())
     assert not winograd.pays(large.double())
@@ -106,7 +118,20 @@ def test_what_disagrees_is_found_at_load(monkeypatch: pytest.MonkeyPatch) -> Non
     lean = LeanUNet(network)
     with torch.inference_mode():
         assert agree(lean, Plain(network), config)
-        for layer in (lean.blocks[0].second, lean.blocks[1].first):
-            assert layer.winograd.least_size == LEAST_SIZE
-        monkeypatch.setattr("unetari.inference.winograd._gather", lambda rows, out: out.zero_())
+        winograd: Any = lean.blocks[0].second.winograd
+        assert winograd.least_size == LEAST_SIZE
+        monkeypatch.setattr("unetari.inference.winograd._assemble", lambda rows, out: out.zero_())
         assert not agree(lean, Plain(network), config)
+
+
+def test_the_users_default_device_is_none_of_its_business() -> None:
+    config = UNetConfig(n_blocks=2, start_filters=32)
+    model = Model.build(config, seed=0)
+    image = np.random.default_rng(0).normal(size=(90, 200)).astype(np.float32)
+    expected = predict(image, model, device="cpu").labels
+    try:
+        torch.set_default_device("meta")
+        found = predict(image, model, device="cpu").labels
+    finally:
+        torch.set_default_device(None)
+    np.testing.assert_array_equal(found, expected)

@@ -127,8 +127,14 @@ class Job:
         """
         config, frozen = self.model.spec.config, self.norm_statistics in FIXED
         on_cpu = self.device == "cpu"
-        peak = self.batch * peak_bytes(
-            self.plan, config, self.strip, self.scaling, frozen=frozen, on_cpu=on_cpu
+        peak = peak_bytes(
+            self.plan,
+            config,
+            self.strip,
+            self.scaling,
+            frozen=frozen,
+            on_cpu=on_cpu,
+            batch=self.batch,
         )
         if self.norm_statistics == "blended":
             # A band of sums, while the next one is made.
@@ -350,7 +356,10 @@ def _choose_batch(job: Job) -> int:
         return 1
     tiling = Tiling(job.plan.tile_shape, job.strip)
     most = choose_batch(tiling, config, on_cpu=job.device == "cpu")
-    return max(1, min(most, len(job.frames), job.budget // job.peak_bytes))
+    batch = min(most, len(job.frames))
+    while batch > 1 and replace(job, batch=batch).peak_bytes > job.budget:
+        batch //= 2
+    return batch
 
 
 def _check_memory(max_memory: object) -> None:

@@ -21,7 +21,8 @@ class Layer(nn.Module):
 
     Computed in two steps, so that the second can write where the result is needed:
     the call, which fills a new array, and `finish`, which works in place or into
-    another array. The activation belongs to the first where it comes first.
+    another array. The activation belongs to the first where it comes first. Weights
+    must not change once a CPU has convolved with them.
 
     Parameters
     ----------
@@ -73,13 +74,13 @@ class Layer(nn.Module):
         """
         if self.winograd is not None and self.winograd.pays(x):
             return self.activate(self.winograd(x, rows_padded))
-        if self._fused is not None and onednn.is_suited(x):
+        if self._fused is not None and onednn.can_convolve(x):
             return self._by_onednn(x, rows_padded=rows_padded, activation=self._fused)
         return self.activate(self.convolve(x, rows_padded))
 
     def convolve(self, x: Tensor, rows_padded: bool = True) -> Tensor:
         """Compute the convolution alone."""
-        if onednn.is_suited(x):
+        if onednn.can_convolve(x):
             return self._by_onednn(x, rows_padded=rows_padded)
         if rows_padded:
             return cast("Tensor", self.convolution(x))
@@ -104,7 +105,10 @@ class Layer(nn.Module):
         return cast("Tensor", self.activation(x)) if self._activates_first else x
 
     def finish(self, x: Tensor, out: Tensor | None = None) -> Tensor:
-        """Compute the second step, in place where possible, or into an array of x's shape."""
+        """Compute the second step, in place where possible, or into an array of x's shape.
+
+        `x` is used up in both cases.
+        """
         if isinstance(self.normalization, _PerChannel) and self._activates_first:
             return cast("Tensor", self.normalization(x, out))
         x = self.normalization(x)

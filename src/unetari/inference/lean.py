@@ -106,18 +106,19 @@ class LeanUNet(nn.Module):
         return [layer.frozen for layer in layers if layer.frozen is not None]
 
     @contextmanager
-    def dividing(self, least_size: int) -> Iterator[None]:
-        """For a while, have `Winograd` do all convolutions of so many multiplications."""
+    def all_by_winograd(self) -> Iterator[None]:
+        """For a while, have `Winograd` do all convolutions that it can, however small."""
         layers = [module for module in self.modules() if isinstance(module, Layer)]
         found = [layer.winograd for layer in layers if layer.winograd is not None]
         before = [each.least_size for each in found]
         try:
             for each in found:
-                each.least_size = least_size
+                each.least_size = 0
             yield
         finally:
-            for each, size in zip(found, before, strict=True):
-                each.least_size = size
+            for each, least_size in zip(found, before, strict=True):
+                each.least_size = least_size
+                each.forget()
 
     def stream(self, sizes: Sequence[int], part: Sequence[slice] | None = None) -> Stream:
         """Return a pass over one image that comes in pieces.

@@ -68,7 +68,7 @@ class Count(NamedTuple):
     largest: int
     """Most of a single array."""
     outputs: int
-    """Most voxels whose scores come out at once."""
+    """Most voxels whose scores come out at once, of all images."""
 
 
 def most_values(device_type: str) -> int:
@@ -89,6 +89,7 @@ def peak_bytes(
     *,
     on_cpu: bool,
     frozen: bool = False,
+    batch: int = 1,
 ) -> int:
     """Predict how much memory the largest tile of a plan needs at once.
 
@@ -106,6 +107,8 @@ def peak_bytes(
         Whether the network runs on the CPU.
     frozen : bool
         Whether statistics of normalization do not depend on tiles.
+    batch : int
+        Tiles of different frames that pass through the network together.
 
     Returns
     -------
@@ -116,10 +119,18 @@ def peak_bytes(
     rows, *others = plan.tile_shape
     strip = rows if strip is None else min(strip, rows)
     if isinstance(config, ForeignConfig):
-        features, outputs = prod(plan.tile_shape) * config.features, _volume(wanted)
+        features = batch * prod(plan.tile_shape) * config.features
+        outputs = batch * _volume(wanted)
     else:
-        box = _slices(wanted)
-        count = count_live(config, plan.tile_shape, box, strip, frozen=frozen, on_cpu=on_cpu)
+        count = count_live(
+            config,
+            plan.tile_shape,
+            _slices(wanted),
+            strip,
+            frozen=frozen,
+            on_cpu=on_cpu,
+            batch=batch,
+        )
         features, outputs = count.alive, count.outputs
         if on_cpu and config.dim == 2 and not (frozen or config.tiles_exactly):
             # Channels are not innermost in memory then, and 2D convolutions rearrange them.
@@ -127,7 +138,7 @@ def peak_bytes(
     # Scores and their probabilities; labels as 64-bit and as 8-bit integers.
     decided = outputs * (2 * config.out_channels + 3)
     # This strip's, and the next one's; on CUDA also one that is on its way, and what it came as.
-    image = (2 if on_cpu else 4) * strip * prod(others) * config.in_channels
+    image = (2 if on_cpu else 4) * batch * strip * prod(others) * config.in_channels
     needed = _BYTES * _WORKSPACE * (image + max(features, decided))
     if on_cpu and keeps_freed_memory():
         needed *= _GAPS[config.dim]
@@ -135,8 +146,8 @@ def peak_bytes(
         written = [max(part.inner.size for part in _kinds(parts)) for parts in plan.axes]
         # The scores of a tile are gathered; interpolation holds the output twice and makes a
         # third; then come scores and labels.
-        restored = _BYTES * (4 * config.out_channels + 3)
-        needed += _BYTES * config.out_channels * _volume(wanted)
+        restored = _BYTES * (4 * config.out_channels + 3) * batch
+        needed += _BYTES * config.out_channels * batch * _volume(wanted)
         needed += restored * prod(written) / prod(scaling.factors)
     return round(needed)
 
@@ -174,6 +185,7 @@ def count_live(
     *,
     frozen: bool = False,
     on_cpu: bool = False,
+    batch: int = 1,
 ) -> Count:
     """Count the values that a pass of a `LeanUNet` holds at once, besides image and scores.
 
@@ -190,7 +202,9 @@ def count_live(
     frozen : bool
         Whether statistics of normalization do not depend on the image.
     on_cpu : bool
-        Whether it is the pass of a CPU, whose large convolutions take memory of their own.
+        Whether a CPU computes it in float32: large convolutions take memory of their own then.
+    batch : int
+        Images that pass through the network together.
 
     Returns
     -------
@@ -205,18 +219,18 @@ def count_live(
     first, *rest = part
     first = slice(first.start, max(first.stop - less, first.start + 1))
     bounds = tuple((cut.start, cut.stop) for cut in (first, *rest))
-    return _count_live(config, (rows - less, *others), bounds, strip, frozen, on_cpu=on_cpu)
+    return _count_live(config, (rows - less, *others), bounds, strip, frozen, on_cpu, batch)
 
 
 @lru_cache(maxsize=256)
-def _count_live(
+def _count_live(  # noqa: PLR0917 -- `lru_cache` tells keywords apart by their order
     config: UNetConfig,
     sizes: tuple[int, ...],
     part: tuple[tuple[int, int], ...],
     strip: int,
     frozen: bool,
-    *,
     on_cpu: bool,
+    batch: int,
 ) -> Count:
     ledger = Ledger()
     sketch = Sketch(config, ledger, frozen=frozen, on_cpu=on_cpu)
@@ -224,9 +238,9 @@ def _count_live(
     most = 0
     for start in range(0, sizes[0], strip):
         rows = min(strip, sizes[0] - start)
-        image = Shape((1, config.in_channels, rows, *sizes[1:]))
+        image = Shape((batch, config.in_channels, rows, *sizes[1:]))
         for scores in stream.push(cast("Tensor", image)):
-            most = max(most, prod(scores.shape[2:]))
+            most = max(most, batch * prod(scores.shape[2:]))
     return Count(ledger.most, ledger.largest, most)
 
 
@@ -284,7 +298,7 @@ def choose_tiling(
 
     def fits(tiling: Tiling) -> bool:
         planned = plan(tiling.tile_shape)
-        if _largest_array(planned, config, tiling.strip, frozen) > most:
+        if _largest_array(planned, config, tiling.strip, frozen=frozen, on_cpu=on_cpu) > most:
             return False
         return (
             peak_bytes(planned, config, tiling.strip, scaling, frozen=frozen, on_cpu=on_cpu)
@@ -335,12 +349,14 @@ def _values(tiling: Tiling, config: NetworkConfig) -> int:
     return min(tiling.strip, rows) * prod(others) * _widest(config)
 
 
-def _largest_array(plan: TilePlan, config: NetworkConfig, strip: int, frozen: bool) -> int:
+def _largest_array(
+    plan: TilePlan, config: NetworkConfig, strip: int, *, frozen: bool, on_cpu: bool
+) -> int:
     if isinstance(config, ForeignConfig):
         return prod(plan.tile_shape) * _widest(config)
-    wanted = _most_wanted(plan)
-    strip = min(strip, plan.tile_shape[0])
-    return count_live(config, plan.tile_shape, _slices(wanted), strip, frozen=frozen).largest
+    box, strip = _slices(_most_wanted(plan)), min(strip, plan.tile_shape[0])
+    found = count_live(config, plan.tile_shape, box, strip, frozen=frozen, on_cpu=on_cpu)
+    return found.largest
 
 
 def choose_pass(
@@ -374,7 +390,7 @@ def choose_pass(
     """
     tiling: Tiling | None = Tiling(plan.tile_shape, plan.tile_shape[0])
     while tiling is not None and tiling.tile_shape == plan.tile_shape:
-        largest = _largest_array(plan, config, tiling.strip, frozen=True)
+        largest = _largest_array(plan, config, tiling.strip, frozen=True, on_cpu=on_cpu)
         needed = peak_bytes(plan, config, tiling.strip, frozen=True, on_cpu=on_cpu)
         if largest <= most and needed <= budget:
             return tiling.strip

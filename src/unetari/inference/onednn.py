@@ -29,7 +29,7 @@ def find_activation(module: nn.Module) -> Activation | None:
     return None
 
 
-def is_suited(x: Tensor) -> bool:
+def can_convolve(x: Tensor) -> bool:
     """Whether oneDNN convolves an array on this device in its format."""
     return x.device.type == "cpu" and x.dtype in _find_dtypes()
 
@@ -48,9 +48,9 @@ def _find_dtypes() -> tuple[torch.dtype, ...]:
 class Convolution:
     """Convolves; torch itself takes slower ways in some cases.
 
-    The kernel is brought into the order that oneDNN works with once, when the first
-    features come with channels innermost, and not again for every strip. (With channels
-    outermost, the order would be of a kind that rounds more.)
+    The kernel of an ordinary convolution is brought into the order that oneDNN works with
+    when the first features come with channels innermost, and not again for every strip: it
+    must not change any more. (With channels outermost, the order would be one that rounds more.)
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ class Convolution:
         name, scalars = activation or _NONE
         rows, *others = self._padding
         padding, ones = [rows if rows_padded else 0, *others], [1] * len(self._padding)
-        if not self._is_ready and x.stride(1) == 1:
+        if not self._is_ready and self._stride is None and x.stride(1) == 1:
             self._prepare(x)
         result: Tensor
         if self._stride is None:
@@ -102,9 +102,8 @@ class Convolution:
         return result
 
     def _prepare(self, x: Tensor) -> None:
-        if self._stride is None:
-            ones = [1] * len(self._padding)
-            self._weight = torch.ops.mkldnn._reorder_convolution_weight(
-                self._weight, self._padding, ones, ones, 1, x.shape
-            )
+        ones = [1] * len(self._padding)
+        self._weight = torch.ops.mkldnn._reorder_convolution_weight(
+            self._weight, self._padding, ones, ones, 1, x.shape
+        )
         self._is_ready = True

@@ -30,7 +30,7 @@ class Ledger:
         self.largest = max(self.largest, values)
 
     def note(self, values: int) -> None:
-        """Count values that are alive for a moment, in arrays that are not the largest."""
+        """Count values that are alive for a moment."""
         self.most = max(self.most, self._now + values)
 
 
