@@ -39,25 +39,25 @@ _KINDS: dict[int, Any] = {
 }
 
 
+@torch.inference_mode()
 def measure(channels: tuple[int, int], sizes: tuple[int, ...], rounds: int) -> str:
     """Return a row of the table."""
     kind, compute, last = _KINDS[len(sizes)]
     layer = kind(*channels, 3, padding=1)
     x = torch.randn(1, channels[0], *sizes).relu().contiguous(memory_format=last)
     convolve = Convolution.of(layer)
-    winograd = Winograd(layer, Convolution.of(layer))
-    ways = [lambda: convolve(x, rows_padded=False), lambda: winograd(x, rows_padded=False)]
+    ways: list[Any] = [convolve, Winograd(layer, convolve)]
     taken: list[list[float]] = [[] for _ in ways]
     for _ in range(rounds + 1):
         for way, seconds in zip(ways, taken, strict=True):
             began = time.perf_counter()
-            way()
+            way(x, rows_padded=False)
             seconds.append(time.perf_counter() - began)
     direct, divided = (median(seconds[1:]) for seconds in taken)
     few = x[:, :, :10, :64]
     padding = [0, *[1] * (len(sizes) - 1)]
     true = compute(few.double(), layer.weight.double(), layer.bias.double(), padding=padding)
-    errors = [_distance(each(few, rows_padded=False), true) for each in (convolve, winograd)]
+    errors = [_distance(way(few, rows_padded=False), true) for way in ways]
     names = [f"{channels[0]} to {channels[1]}", " x ".join(map(str, sizes))]
     numbers = [f"{direct * 1000:.1f} ms", f"{divided / direct:.2f}", f"{errors[1] / errors[0]:.1f}"]
     return f"| {' | '.join(names + numbers)} |"
@@ -76,7 +76,7 @@ def main(
     console = Console(soft_wrap=True)
     console.print("| channels | features | oneDNN | time of it | rounding of it |", markup=False)
     console.print("|---|---|---|---|---|", markup=False)
-    with torch.inference_mode(), keep_freed_memory():
+    with keep_freed_memory():
         for in_channels, out_channels, sizes in CASES:
             row = measure((in_channels, out_channels), sizes, rounds)
             console.print(row, markup=False)
