@@ -283,8 +283,9 @@ class Engine:
         faster = [name for name in names if name != "float32"]
         if not faster or not exact.is_lean:
             return exact
-        sample = choose_sample(job.plan, self._config, job.rim)
-        if job.precision == "auto" and not is_worth_it(sample, job.plan, len(job.frames)):
+        decides = job.precision == "auto"
+        sample = choose_sample(job.plan, self._config, job.rim, decides=decides)
+        if decides and not is_worth_it(sample, job.plan, len(job.frames)):
             return exact
         part = self._decisions.needed(sample)
 
@@ -296,19 +297,19 @@ class Engine:
                     self._statistics.find(runner, frame)
                     found = self._logits(runner, frame, sample, part)
                 except DeviceError:  # it computes not all of the network in this format
-                    if job.precision != "auto":
+                    if not decides:
                         raise
                     continue
                 check = check_precision(name, found, expected, self._config)
                 self.checks += (check,)
-                if check.passes or job.precision != "auto":
+                if check.passes or not decides:
                     return runner
             return exact
 
         try:
             return attempt(choose, str)
         except OutOfMemoryError:  # so will the run, and it computes smaller parts
-            if job.precision == "auto":
+            if decides:
                 return exact
         asked_for = exact.in_precision(faster[0])
         self._statistics.find(asked_for, frame)

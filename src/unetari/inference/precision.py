@@ -20,7 +20,8 @@ from unetari.model.unet import UNet
 MOST_CHANGED = 0.0005
 """Largest share of labels that a faster format may change, 0.05 %."""
 _SAMPLE = {2: 192, 3: 48}
-"""Voxels per axis of which the labels are compared."""
+"""Voxels per axis of which the labels are compared, where that decides about the format; half
+as many where it only tells how well one does that was asked for."""
 _WORTH_IT = 6  # times the sample; of less, checking takes more time than a faster format saves
 _SUPPORTED: dict[str, tuple[Precision, ...]] = {
     # The fastest first.
@@ -102,12 +103,12 @@ def _has_fast_bf16() -> bool:
     return any(capabilities.get(name, False) for name in _CPU_BF16)
 
 
-def choose_sample(plan: TilePlan, config: NetworkConfig, rim: int = 0) -> Tile:
+def choose_sample(plan: TilePlan, config: NetworkConfig, rim: int, *, decides: bool) -> Tile:
     """Return a tile in the middle of an image, whose labels are compared; no larger than planned.
 
-    `rim` is that of `plan_tiles`.
+    `rim` is that of `plan_tiles`, and `decides` is whether the format depends on it.
     """
-    size = _SAMPLE[config.dim]
+    size = _SAMPLE[config.dim] if decides else _SAMPLE[config.dim] // 2
     tile_shape = [
         max(min(size + 2 * reach.margin, most), reach.smallest_tile)
         for reach, most in zip(reach_of(config, rim), plan.tile_shape, strict=True)
