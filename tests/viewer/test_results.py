@@ -8,7 +8,14 @@ from napari.components import ViewerModel
 from napari.layers import Image
 
 from unetari.core.source import ImageSource
-from unetari.viewer.results import RECORD_KEY, add_labels, add_scores, class_colors, write_record
+from unetari.viewer.results import (
+    RECORD_KEY,
+    add_labels,
+    add_scores,
+    class_colors,
+    prepare_labels,
+    write_record,
+)
 
 from .conftest import FakeRecord, make_job
 
@@ -76,3 +83,15 @@ def test_scores_are_an_image_with_the_classes_first(viewer: ViewerModel, image: 
     assert layer.data.shape == (3, 8, 16)
     assert not layer.visible
     np.testing.assert_allclose(layer.data_to_world((0, 0, 0)), (0, 4, 0))
+
+
+def test_colours_are_prepared_for_labels_of_8_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(
+        "napari.utils.colormaps.DirectLabelColormap.map",
+        lambda self, values: seen.append(values.dtype),
+    )
+    prepare_labels.cache_clear()
+    prepare_labels()
+    prepare_labels()
+    assert seen == [np.uint8]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,6 +42,16 @@ def class_table(names: tuple[str, ...]) -> pd.DataFrame:
     import pandas as pd
 
     return pd.DataFrame({"index": np.arange(len(names)), "class": list(names)})
+
+
+@cache
+def prepare_labels() -> None:
+    """Have napari compile what colours labels, a second's work where numba is installed.
+
+    Else the first layer of labels does, and the window waits: call this in a thread.
+    """
+    colors = DirectLabelColormap(color_dict=class_colors(2))
+    colors.map(np.zeros((1, 1), np.uint8))
 
 
 def add_labels(

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from qtpy.QtCore import QObject, Signal
 
 from unetari.core.source import ImageSource
+from unetari.viewer.results import prepare_labels
 from unetari.widgets.background import Thread, is_process_ending
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ def import_modules() -> None:
     # The first two are for the result layer: its features, and the colours napari mixes.
     for name in ("pandas", "skimage.color.colorconv", "unetari.inference.predict"):
         import_module(name)
+    prepare_labels()
 
 
 Steps = Generator[Begun | Advanced, None, Ended]
