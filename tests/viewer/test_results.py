@@ -94,4 +94,5 @@ def test_colours_are_prepared_for_labels_of_8_bits(monkeypatch: pytest.MonkeyPat
     prepare_labels.cache_clear()
     prepare_labels()
     prepare_labels()
+    prepare_labels.cache_clear()  # what was patched prepared nothing
     assert seen == [np.uint8]
