@@ -28,7 +28,7 @@ from unetari.widgets.messages import State
 from unetari.widgets.model import BUILD, LIBRARY, ModelWidget
 from unetari.widgets.predict import PredictWidget, format_seconds
 from unetari.widgets.prediction_session import PredictionSession, notify
-from unetari.widgets.prediction_worker import Begun, Ended, PredictionRequest, import_modules
+from unetari.widgets.prediction_worker import Begun, Ended, PredictionRequest, prepare_runs
 from unetari.widgets.scale_choice import ScaleChoice
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def list_devices() -> Sequence[str]:
     """Return the devices of this machine; the first call imports torch, and all else of a run."""
     from unetari.model.device import available_devices
 
-    import_modules()  # while nobody waits for it
+    prepare_runs()  # while nobody waits for it
     return available_devices()
 
 

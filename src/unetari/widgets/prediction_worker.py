@@ -75,8 +75,8 @@ class Ended:
     error: Exception | None = None
 
 
-def import_modules() -> None:
-    """Import what runs need, in a thread: the window must not wait for it."""
+def prepare_runs() -> None:
+    """Import and compile what runs need, in a thread: the window must not wait for it."""
     # The first two are for the result layer: its features, and the colours napari mixes.
     for name in ("pandas", "skimage.color.colorconv", "unetari.inference.predict"):
         import_module(name)
@@ -104,7 +104,7 @@ def _run(request: PredictionRequest, should_stop: Callable[[], bool]) -> Steps:
     # One core is left to the window, and torch knows of fewer than the machine has: physical
     # cores, OMP_NUM_THREADS. This must come before any other work of torch here.
     torch.set_num_threads(max(1, min(torch.get_num_threads(), (os.cpu_count() or 2) - 1)))
-    import_modules()
+    prepare_runs()
     from unetari.inference.job import prepare
 
     model = request.get_model()
