@@ -26,12 +26,12 @@ from unetari.inference.lean import LeanUNet
 from unetari.inference.memory import (
     Tiling,
     choose_tiling,
-    count_live,
     most_values,
     peak_bytes,
     shrink,
 )
 from unetari.inference.onednn import Convolution
+from unetari.inference.sketch import count_live
 from unetari.inference.winograd import Winograd, count_extra
 from unetari.model.checkpoint import Model
 from unetari.model.unet import UNet

@@ -17,9 +17,9 @@ from unetari import Model, UNetConfig, predict
 from unetari.errors import OutOfMemoryError
 from unetari.inference.job import Job, prepare
 from unetari.inference.lean import LeanUNet
-from unetari.inference.memory import count_live
 from unetari.inference.predict import collect, run
 from unetari.inference.runner import Runner
+from unetari.inference.sketch import count_live
 from unetari.model.unet import UNet
 
 MakeModel = Callable[..., Model]

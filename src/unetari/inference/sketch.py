@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 
 from unetari.core.config import UNetConfig
+from unetari.core.network import reach_of
 from unetari.core.sizes import axis_levels
+from unetari.inference.stream import Stream
 from unetari.inference.winograd import count_extra
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from unetari.inference.lean import LeanUNet
 
 
 class Ledger:
@@ -205,3 +213,81 @@ class _Layer:
         if not self._in_place:
             x = x.clone()
         return x if out is None else out
+
+
+class Count(NamedTuple):
+    """The values that a pass holds, besides image and scores."""
+
+    alive: int
+    """Most at any moment."""
+    largest: int
+    """Most of a single array."""
+    outputs: int
+    """Most voxels whose scores come out at once, of all images."""
+
+
+def count_live(
+    config: UNetConfig,
+    sizes: Sequence[int],
+    part: Sequence[slice],
+    strip: int | None = None,
+    *,
+    frozen: bool = False,
+    on_cpu: bool = False,
+    batch: int = 1,
+) -> Count:
+    """Count the values that a pass of a `LeanUNet` holds at once, besides image and scores.
+
+    Parameters
+    ----------
+    config : UNetConfig
+        The network.
+    sizes : sequence of int
+        Size of the input, ([Z,] Y, X).
+    part : sequence of slice
+        The wanted part of the output, ([Z,] Y, X).
+    strip : int, optional
+        Rows that the network gets at once. Default: all.
+    frozen : bool
+        Whether statistics of normalization do not depend on the image.
+    on_cpu : bool
+        Whether a CPU computes it in float32: large convolutions take memory of their own then.
+    batch : int
+        Images that pass through the network together.
+
+    Returns
+    -------
+    Count
+    """
+    rows, *others = sizes
+    strip = rows if strip is None else strip
+    # After some strips, everything repeats: a long axis is gone through as a shorter one.
+    reach = reach_of(config)[0]
+    enough = reach.rule.above(2 * reach.margin + 6 * strip)
+    less = max(0, rows - enough) if strip < rows else 0
+    first, *rest = part
+    first = slice(first.start, max(first.stop - less, first.start + 1))
+    bounds = tuple((cut.start, cut.stop) for cut in (first, *rest))
+    return _count_live(config, (rows - less, *others), bounds, strip, frozen, on_cpu, batch)
+
+
+@lru_cache(maxsize=256)
+def _count_live(  # noqa: PLR0917 -- `lru_cache` tells keywords apart by their order
+    config: UNetConfig,
+    sizes: tuple[int, ...],
+    part: tuple[tuple[int, int], ...],
+    strip: int,
+    frozen: bool,
+    on_cpu: bool,
+    batch: int,
+) -> Count:
+    ledger = Ledger()
+    sketch = Sketch(config, ledger, frozen=frozen, on_cpu=on_cpu)
+    stream = Stream(cast("LeanUNet", sketch), sizes, [slice(*bounds) for bounds in part])
+    most = 0
+    for start in range(0, sizes[0], strip):
+        rows = min(strip, sizes[0] - start)
+        image = Shape((batch, config.in_channels, rows, *sizes[1:]))
+        for scores in stream.push(cast("Tensor", image)):
+            most = max(most, batch * prod(scores.shape[2:]))
+    return Count(ledger.most, ledger.largest, most)
