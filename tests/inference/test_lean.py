@@ -129,6 +129,7 @@ def test_falls_back_with_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = predict(image, model, scores=True)
     assert expected.record.findings == ()
     monkeypatch.setattr(runner, "LeanUNet", Wrong)
+    model = Model.from_network(network, ModelSpec(config=network.config))
     found = predict(image, model, scores=True)
     assert len(found.record.findings) == 1
     assert "gave other numbers" in found.record.findings[0]

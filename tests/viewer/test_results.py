@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from napari.components import ViewerModel
 from napari.layers import Image
+from napari.utils.colormaps import DirectLabelColormap
 
 from unetari.core.source import ImageSource
 from unetari.viewer.results import (
@@ -13,7 +16,6 @@ from unetari.viewer.results import (
     add_labels,
     add_scores,
     class_colors,
-    prepare_labels,
     write_record,
 )
 
@@ -85,14 +87,25 @@ def test_scores_are_an_image_with_the_classes_first(viewer: ViewerModel, image: 
     np.testing.assert_allclose(layer.data_to_world((0, 0, 0)), (0, 4, 0))
 
 
-def test_colours_are_prepared_for_labels_of_8_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
-    monkeypatch.setattr(
-        "napari.utils.colormaps.DirectLabelColormap.map",
-        lambda self, values: seen.append(values.dtype),
-    )
-    prepare_labels.cache_clear()
-    prepare_labels()
-    prepare_labels()
-    prepare_labels.cache_clear()  # what was patched prepared nothing
-    assert seen == [np.uint8]
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_colours_are_those_of_napari(
+    viewer: ViewerModel, image: Image, dtype: type[np.unsignedinteger[Any]]
+) -> None:
+    job = make_job(ImageSource(image.data, "YX"), REGION)
+    layer = add_labels(viewer, image, job, np.zeros(job.labels_shape, dtype))
+    values = np.arange(200, dtype=dtype).reshape(2, 100)
+    expected = DirectLabelColormap(color_dict=class_colors(3))
+    np.testing.assert_array_equal(layer.colormap.map(values), expected.map(values))
+    layer.selected_label = expected.selection = 2
+    layer.show_selected_label = expected.use_selection = True
+    np.testing.assert_array_equal(layer.colormap.map(values), expected.map(values))
+
+
+def test_napari_compiles_nothing_for_labels(
+    viewer: ViewerModel, image: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "napari.utils.colormaps.colormap._accel_cmap.labels_raw_to_texture_direct"
+    monkeypatch.setattr(name, lambda *_: pytest.fail("This may be compiled first."))
+    job = make_job(ImageSource(image.data, "YX"), REGION)
+    layer = add_labels(viewer, image, job, np.ones(job.labels_shape, np.uint8))
+    assert layer.thumbnail.any()

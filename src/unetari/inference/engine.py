@@ -31,6 +31,7 @@ from unetari.inference.runner import Precision, Result, Runner
 from unetari.inference.seams import measure_seams
 from unetari.inference.shortage import attempt
 from unetari.inference.transfer import Transfer
+from unetari.inference.waiting import keep_runner, take_runner
 from unetari.model.decisions import to_scores
 from unetari.model.device import resolve_device
 
@@ -57,6 +58,7 @@ class Engine:
         self._read = Reader(job, self._transfer, should_stop)
         self._decisions = Decisions(job, self._transfer)
         self._runner: Runner | None = None
+        self._exact: Runner | None = None
         self._statistics = Statistics(job, self._read)
         self._ready_for: Frame | None = None
         self._blend: tuple[Frame, Blend] | None = None
@@ -68,8 +70,10 @@ class Engine:
         """Largest tiles, strips and batches; smaller than planned once memory has run short."""
 
     def close(self) -> None:
-        """Stop reading."""
+        """Stop reading; leave the network to the next run."""
         self._read.close()
+        if self._exact is not None:
+            keep_runner(self._job.model, self._exact)
 
     def compute(self) -> Iterator[TileResult]:
         """Yield everything the job asks for, in parts where a tile comes in strips."""
@@ -262,7 +266,8 @@ class Engine:
     def _load(self) -> Runner:
         """Bring the network to the device; plan again if it cannot take strips there."""
         job, is_frozen = self._job, self._job.norm_statistics in FIXED
-        runner = Runner(job.model.network, self._device, self._should_stop, frozen=is_frozen)
+        runner = take_runner(job.model, self._device, self._should_stop, frozen=is_frozen)
+        self._exact = runner
         if job.in_strips and not runner.takes_strips:
             self.tiling = choose_tiling(
                 job.plan.shape,

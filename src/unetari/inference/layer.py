@@ -100,6 +100,11 @@ class Layer(nn.Module):
             return None
         return Winograd(cast("nn.Conv2d", self.convolution), self._by_onednn)
 
+    def forget(self) -> None:
+        """Let go of kernels in other orders; they are made anew when they are needed."""
+        for name in ("_by_onednn", "winograd"):
+            self.__dict__.pop(name, None)
+
     def activate(self, x: Tensor) -> Tensor:
         """Activate what the convolution gave, in place, if that comes first."""
         return cast("Tensor", self.activation(x)) if self._activates_first else x

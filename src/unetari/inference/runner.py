@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
@@ -86,9 +87,12 @@ class Runner:
         self.precision: Precision = "float32"
         self.notes: tuple[str, ...] = ()
         """What the user should know of how the network is run."""
-        self._should_stop = should_stop
+        self.should_stop = should_stop
+        self.is_frozen = frozen
+        """Whether statistics of normalization are kept."""
+        self.weights = hash_weights(network) if isinstance(network, UNet) else ""
+        """Hash of the weights that were copied."""
         self._original = network
-        self._frozen = frozen
         self._innermost = True
         lean = self._find_lean(network) if isinstance(network, UNet) else None
         self._network: LeanUNet | Plain = (
@@ -108,7 +112,7 @@ class Runner:
         return isinstance(self._network, LeanUNet)
 
     def _make_lean(self, network: UNet) -> LeanUNet:
-        lean = LeanUNet(network, frozen=self._frozen, innermost=self._innermost)
+        lean = LeanUNet(network, frozen=self.is_frozen, innermost=self._innermost)
         return self._watch(lean.to(_DTYPES[self.precision]))
 
     def _watch(self, network: Network) -> Network:
@@ -131,7 +135,7 @@ class Runner:
         self._innermost = False
         if lean := self._try_lean(network):
             return lean
-        if self._frozen:
+        if self.is_frozen:
             raise DeviceError(
                 f'Only norm_statistics="tile" is possible on {self.device}. {_NOT_LEAN}'
             )
@@ -142,7 +146,7 @@ class Runner:
         """Return a lean network in the format that was chosen, if it gives the right numbers."""
         lean = trial = self._make_lean(network)
         twin = _small(network)
-        if twin is not network or self._frozen:
+        if twin is not network or self.is_frozen:
             trial = self._make_lean(twin)
 
         def compare() -> bool:
@@ -262,6 +266,13 @@ class Runner:
                 'Use device="cpu", or another version of torch.'
             ) from error
 
+    def rest(self) -> None:
+        """Let go of what is only needed while it runs, and easily had again."""
+        self.should_stop = lambda: False
+        for module in self._network.modules():
+            if isinstance(module, Layer):
+                module.forget()
+
     def give_back(self) -> None:
         """Give memory that nothing uses any more back to the device."""
         if self.device.type == "cuda":
@@ -270,8 +281,16 @@ class Runner:
             torch.mps.empty_cache()
 
     def _check(self, *_: Any) -> None:
-        if self._should_stop():
+        if self.should_stop():
             raise Cancelled("Stopped on request.")
+
+
+def hash_weights(network: nn.Module) -> str:
+    """Return a hash of the weights of a network."""
+    digest = hashlib.sha256()
+    for tensor in network.state_dict().values():
+        digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _is_unable(error: Exception) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,21 +36,23 @@ def class_colors(n_classes: int) -> dict[int | None, str | tuple[float, ...]]:
     return colors
 
 
+class _ClassColormap(DirectLabelColormap):  # type: ignore[misc]
+    """Colours of classes, mixed without numba.
+
+    Where numba is installed, napari compiles a dictionary for it at the first layer of labels,
+    and the window stands still for a second, to look up 256 colours.
+    """
+
+    def _map_without_cache(self, values: NDArray[Any]) -> NDArray[np.float32]:
+        colors = [self.color_dict.get(int(label), self.default_color) for label in values.flat]
+        return np.array(colors, np.float32).reshape(*values.shape, 4)
+
+
 def class_table(names: tuple[str, ...]) -> pd.DataFrame:
     """Return the features that make napari show "1; class: nucleus" in its status bar."""
     import pandas as pd
 
     return pd.DataFrame({"index": np.arange(len(names)), "class": list(names)})
-
-
-@cache
-def prepare_labels() -> None:
-    """Have napari compile what colours labels, a second's work where numba is installed.
-
-    Else the first layer of labels does, and the window waits: call this in a thread.
-    """
-    colors = DirectLabelColormap(color_dict=class_colors(2))
-    colors.map(np.zeros((1, 1), np.uint8))
 
 
 def add_labels(
@@ -80,7 +81,7 @@ def add_labels(
     result = Labels(
         placement.with_channel(labels),
         name=f"{layer.name} {job.model.spec.name or 'labels'}",
-        colormap=DirectLabelColormap(color_dict=class_colors(len(names))),
+        colormap=_ClassColormap(color_dict=class_colors(len(names))),
         opacity=0.6,
         metadata={RECORD_KEY: job.record().model_dump(mode="json")},
         **placement.layer_options(),

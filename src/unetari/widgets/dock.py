@@ -26,9 +26,10 @@ from unetari.widgets.fields import align_labels
 from unetari.widgets.image import GREY, ImageWidget
 from unetari.widgets.messages import State
 from unetari.widgets.model import BUILD, LIBRARY, ModelWidget
+from unetari.widgets.model_work import import_for_runs
 from unetari.widgets.predict import PredictWidget, format_seconds
 from unetari.widgets.prediction_session import PredictionSession, notify
-from unetari.widgets.prediction_worker import Begun, Ended, PredictionRequest, prepare_runs
+from unetari.widgets.prediction_worker import Begun, Ended, PredictionRequest
 from unetari.widgets.scale_choice import ScaleChoice
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def list_devices() -> Sequence[str]:
     """Return the devices of this machine; the first call imports torch, and all else of a run."""
     from unetari.model.device import available_devices
 
-    prepare_runs()  # while nobody waits for it
+    import_for_runs()  # while nobody waits for it
     return available_devices()
 
 

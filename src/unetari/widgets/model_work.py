@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,8 +36,16 @@ class ModelChoice:
     """Hash of its file, if it came from one of the user's."""
 
 
+def import_for_runs() -> None:
+    """Import what runs need, in a thread: the window must not wait for it."""
+    # The first two are for the result layer: its features, and the colours napari mixes.
+    for name in ("pandas", "skimage.color.colorconv", "unetari.inference.predict"):
+        import_module(name)
+
+
 def load_listed(listed: Listed, library: Library) -> Opened:
-    """Load a model that was chosen from the list; the first call imports torch."""
+    """Load a model that was chosen from the list; the first call imports what runs need."""
+    import_for_runs()
     from unetari.model import keep
 
     if listed.origin == "recent" and listed.entry is not None:
@@ -50,6 +59,7 @@ def load_file(
     path: str, options: dict[str, Any], intensities: Normalization | None, library: Library
 ) -> Opened:
     """Load a model file, and note it among the recent ones."""
+    import_for_runs()
     from unetari.model import keep
 
     return keep.remember(keep.open_file(path, options, intensities), library)

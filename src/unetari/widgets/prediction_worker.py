@@ -6,7 +6,6 @@ import os
 import threading
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -15,8 +14,8 @@ from numpy.typing import NDArray
 from qtpy.QtCore import QObject, Signal
 
 from unetari.core.source import ImageSource
-from unetari.viewer.results import prepare_labels
 from unetari.widgets.background import Thread, is_process_ending
+from unetari.widgets.model_work import import_for_runs
 
 if TYPE_CHECKING:
     from unetari.inference.decide import TileResult
@@ -75,14 +74,6 @@ class Ended:
     error: Exception | None = None
 
 
-def prepare_runs() -> None:
-    """Import and compile what runs need, in a thread: the window must not wait for it."""
-    # The first two are for the result layer: its features, and the colours napari mixes.
-    for name in ("pandas", "skimage.color.colorconv", "unetari.inference.predict"):
-        import_module(name)
-    prepare_labels()
-
-
 Steps = Generator[Begun | Advanced, None, Ended]
 
 
@@ -104,7 +95,7 @@ def _run(request: PredictionRequest, should_stop: Callable[[], bool]) -> Steps:
     # One core is left to the window, and torch knows of fewer than the machine has: physical
     # cores, OMP_NUM_THREADS. This must come before any other work of torch here.
     torch.set_num_threads(max(1, min(torch.get_num_threads(), (os.cpu_count() or 2) - 1)))
-    prepare_runs()
+    import_for_runs()
     from unetari.inference.job import prepare
 
     model = request.get_model()
