@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -585,6 +586,21 @@ def test_demo_without_a_display_writes_a_picture(folder: Path, model_2d: Path) -
         assert iio.imread(folder / name).shape == (510, 1386, 3)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="Elsewhere windows need no display server")
+def test_demo_with_a_display_that_is_gone_writes_a_picture(
+    folder: Path, model_2d: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DISPLAY", ":4711")
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    monkeypatch.setenv("QT_QPA_PLATFORM", "xcb")
+    result = succeed("demo", "--model", model_2d)
+    assert result.stdout == "unetari-demo.png\n"
+    assert "No window can be opened here" in result.stderr
+    refused = run("demo", "--model", model_2d, "--window")
+    assert refused.exit_code == 1
+    assert "Leave --window out" in words(refused.stderr)
+
+
 def test_demo_overwrites_nothing(folder: Path, model_2d: Path) -> None:
     (folder / "mine.png").write_text("precious")
     assert run("demo", "-m", model_2d, "-o", "mine.png").exit_code == 1
@@ -707,8 +723,11 @@ def heard_interrupts() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("heard_interrupts")
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for one process")
-def test_ctrl_c_ends_a_real_prediction(folder: Path, model_2d: Path) -> None:
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no signals for one process")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_end_a_real_prediction(
+    folder: Path, model_2d: Path, number: signal.Signals
+) -> None:
     np.save(folder / "large.npy", np.zeros((4000, 4000), "uint8"))
     before = set(folder.iterdir())
     command = [sys.executable, "-m", "unetari.cli", "predict", "large.npy", "-m", str(model_2d)]
@@ -723,7 +742,10 @@ def test_ctrl_c_ends_a_real_prediction(folder: Path, model_2d: Path) -> None:
         assert process.stderr is not None
         while "large.npy: YX" not in process.stderr.readline():
             assert process.poll() is None
-        process.send_signal(signal.SIGINT)
+        while set(folder.iterdir()) == before:  # until the file of the labels is begun
+            time.sleep(0.01)
+            assert process.poll() is None
+        process.send_signal(number)
         messages = process.stderr.read()
         watchdog.cancel()
     assert process.returncode == 130, messages

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,7 +13,7 @@ from unetari.core.config import UNetConfig
 from unetari.core.shapes import Fix, ShapeReport, check_shape
 from unetari.core.sizes import Reach
 from unetari.core.source import ImageSource
-from unetari.errors import AxesError
+from unetari.errors import AxesError, ShapeError
 
 
 def kinds(report: ShapeReport) -> list[tuple[str, int | None]]:
@@ -252,3 +254,9 @@ def test_a_report_reads_no_voxel() -> None:
             raise RuntimeError(f"read {key}")
 
     assert check_shape(UNetConfig(), ImageSource(Untouchable(), "ZYX")).can_predict
+
+
+@pytest.mark.parametrize("shape", [(64, -3), (64, 64.5), ("64", 64)])
+def test_shapes_that_are_no_whole_numbers_are_refused(shape: Any) -> None:
+    with pytest.raises(ShapeError, match="must have a whole number per axis"):
+        check_shape(UNetConfig(), shape)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -186,3 +189,12 @@ def test_receptive_field_is_what_a_probe_finds(
 @pytest.mark.parametrize("normalization", ["none", "batch", "instance"])
 def test_receptive_field_leaves_statistics_out(normalization: str) -> None:
     assert receptive_field(UNetConfig(normalization=normalization)) == 100
+
+
+@pytest.mark.parametrize("size", [0, -4, 2.5, "x", True, None])
+def test_sizes_that_are_no_counts_are_refused(size: Any) -> None:
+    rule = f"size={size!r} must be a whole number from 1"
+    with pytest.raises(ShapeError, match=re.escape(rule)):
+        compute_max_depth(size)
+    with pytest.raises(ShapeError, match="high="):
+        compute_possible_shapes(8, size, 2)

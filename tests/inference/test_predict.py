@@ -97,8 +97,18 @@ def test_slice_of_a_volume_sees_its_neighbours(make_model: MakeModel) -> None:
     np.testing.assert_allclose(part, whole[:, 14:15], atol=1e-5)
 
 
-@pytest.mark.parametrize("region", [(slice(0, 0), slice(None)), (slice(None),)])
-def test_bad_region(make_model: MakeModel, region: tuple[slice, ...]) -> None:
+@pytest.mark.parametrize(
+    "region",
+    [
+        (slice(0, 0), slice(None)),
+        (slice(None),),
+        (slice(0, 40, 2), slice(None)),
+        (slice(0, 8.5), slice(None)),
+        (3, 4),
+        3,
+    ],
+)
+def test_bad_region(make_model: MakeModel, region: Any) -> None:
     with pytest.raises(ShapeError, match="region"):
         prepare(noise(40, 50), make_model(), axes="YX", region=region)
 

@@ -384,6 +384,21 @@ def test_frames_that_are_planes_get_the_spacing_of_planes(tmp_path: Path) -> Non
     assert open_image(tmp_path / "a.tif", axes="ZYX").voxel_size["Z"] == 1.75
 
 
+@pytest.mark.parametrize("imagej", [True, False])
+def test_axes_of_one_voxel_come_back_when_they_are_named(tmp_path: Path, imagej: bool) -> None:
+    metadata = {"axes": "ZYX"}
+    tifffile.imwrite(
+        tmp_path / "a.tif", VOLUME[:1], imagej=imagej, ome=not imagej, metadata=metadata
+    )
+    assert open_image(tmp_path / "a.tif").axes == "YX"
+    image = open_image(tmp_path / "a.tif", axes="tzyx")
+    assert (image.axes, image.shape) == ("TZYX", (1, *VOLUME[:1].shape))
+    np.testing.assert_array_equal(image.data[0], VOLUME[:1])
+    assert open_image(tmp_path / "a.tif", axes="YXC").shape == (*VOLUME.shape[1:], 1)
+    with pytest.raises(AxesError, match="names 1"):
+        open_image(tmp_path / "a.tif", axes="X")
+
+
 def test_axes_that_do_not_suit(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", VOLUME)
     with pytest.raises(AxesError):

@@ -106,6 +106,11 @@ def test_a_stopped_and_resumed_run_ends_like_an_uninterrupted_one(
     assert [progress.step for progress in rest] == list(range(done + 1, 7))
     assert rest[-1].best == whole[-1].best
     assert_same(tmp_path / "whole.safetensors", tmp_path / "parts.safetensors")
+    histories = [
+        bundle.spec.training["history"]
+        for bundle in map(load_model, (whole[-1].path, rest[-1].path))
+    ]
+    assert histories[0] == histories[1]
 
 
 def test_averaged_weights_are_the_mean_of_the_last_steps(
@@ -154,6 +159,15 @@ def test_resuming_with_other_options_is_refused(
         train(options.replace(batch_size=3), pairs, tmp_path / "m", resume=True)
     renamed = options.replace(name="another name")
     assert drain(train(renamed, pairs, tmp_path / "m", resume=True))[-1].is_complete
+
+
+def test_a_resume_file_that_would_run_code_is_refused(
+    options: TrainingOptions, pairs: Pairs, tmp_path: Path
+) -> None:
+    torch.save({"step": Path.home}, resume_file(tmp_path / "m.safetensors"))
+    with pytest.raises(ModelFileError, match="would run code") as refusal:
+        train(options, pairs, tmp_path / "m", resume=True)
+    assert "weights_only" not in str(refusal.value)
 
 
 def test_a_damaged_resume_file_is_refused(

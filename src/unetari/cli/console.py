@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
+from threading import Event
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
@@ -27,7 +31,7 @@ ERROR = 1
 DOES_NOT_FIT = 3
 """Exit code of `check` if the image cannot be predicted with the model."""
 INTERRUPTED = 130
-"""Exit code after Ctrl-C."""
+"""Exit code after Ctrl-C or SIGTERM."""
 
 ModelOption: TypeAlias = Annotated[
     str, typer.Option("--model", "-m", help="A model file, or the name of a bundled or kept model.")
@@ -59,7 +63,7 @@ AxesOption: TypeAlias = Annotated[
     ),
 ]
 ChannelOption: TypeAlias = Annotated[
-    int | None, typer.Option(help="Use this channel only, counted from 0.")
+    int | None, typer.Option(min=0, help="Use this channel only, counted from 0.")
 ]
 GreyOption: TypeAlias = Annotated[bool, typer.Option("--grey", help="Convert RGB to grey.")]
 OverwriteOption: TypeAlias = Annotated[
@@ -277,3 +281,22 @@ def show_voxel_sizes(image: ImageFile, model: Model) -> None:
     else:
         advice = "unetari predict --rescale does so for the network."
     show_message(f"{warning} {advice}", warning=True)
+
+
+@contextmanager
+def catch_interrupts(message: str) -> Iterator[Event]:
+    """Yield an event that the first Ctrl-C or SIGTERM sets; a second one interrupts at once."""
+    event, numbers = Event(), (signal.SIGINT, signal.SIGTERM)
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        event.set()
+        for number in numbers:
+            signal.signal(number, signal.default_int_handler)
+        show_message(message)
+
+    before = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield event
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

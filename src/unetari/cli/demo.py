@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -47,8 +48,12 @@ def demo(
     """Segment a generated image: in napari, or into a PNG where there is no display."""
     if window and out is not None:
         raise ConfigError("--window opens napari and --out writes a picture. Give one of the two.")
-    if window is None and not has_display():
-        show_message("There is no display, so the demo writes a picture instead of opening napari.")
+    if window is not False and out is None and (problem := find_display_problem()):
+        if window:
+            raise ConfigError(
+                f"--window: {problem}, so napari cannot open. Leave --window out for a picture."
+            )
+        show_message(f"{problem}, so the demo writes a picture instead of opening napari.")
         window = False
     if trust and Path(model).is_file():
         from unetari.core.files import hash_file
@@ -61,11 +66,23 @@ def demo(
     _open_napari(model)
 
 
-def has_display() -> bool:
-    """Whether windows can be seen: on Linux, a display server is named."""
+def find_display_problem() -> str:
+    """Return why no window can be opened, "" if one can.
+
+    On Linux Qt ends the process that asks for a window in vain, so another one tries it first.
+    """
     if not sys.platform.startswith("linux"):
-        return True
-    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+        return ""
+    if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        return "There is no display"
+    code = "from qtpy.QtWidgets import QApplication; QApplication([])"
+    tried = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, check=False, text=True
+    )
+    if tried.returncode >= 0:  # what cannot be imported is said when it is needed
+        return ""
+    said = [line.split(": ", 1)[-1].rstrip(".") for line in tried.stderr.splitlines() if line]
+    return f"No window can be opened here ({'; '.join(said[:2])})"
 
 
 def _write_picture(model: str, path: Path) -> None:

@@ -18,6 +18,7 @@ from unetari.cli.console import (
     ModelOption,
     OverwriteOption,
     TrustOption,
+    catch_interrupts,
     describe_image,
     load,
     micrometers,
@@ -214,6 +215,7 @@ def _run(
     }
     axes = job.source.label_axes
     with ExitStack() as files:
+        stopped = files.enter_context(catch_interrupts("Stopping; once more to give up."))
         labels = files.enter_context(
             create_labels(labels_path, job.labels_shape, job.labels_dtype, axes=axes, **common)
         )
@@ -222,7 +224,13 @@ def _run(
             scores = files.enter_context(
                 create_labels(path, job.scores_shape, np.float32, axes=f"C{axes}", **common)
             )
-        record = drain_into(_watched(run(job), counts), labels, scores)
+        if labels.stored_axes != axes:
+            show_message(f"{labels_path.suffix} files order the axes {labels.stored_axes}.")
+        results = run(job, should_stop=stopped.is_set)
+        record = drain_into(_watched(results, counts), labels, scores)
+        if record.status == "cancelled":
+            raise KeyboardInterrupt  # nothing is kept of labels that are not complete
+    record = record.replace(voxel_size=image.voxel_size, unit=image.unit)
     return record, counts
 
 

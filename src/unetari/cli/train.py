@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +11,7 @@ import typer
 from unetari.cli.console import (
     INTERRUPTED,
     OverwriteOption,
+    catch_interrupts,
     parse_settings,
     progress_bar,
     show_message,
@@ -21,8 +20,6 @@ from unetari.cli.console import (
 from unetari.errors import ConfigError
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from unetari.training.loop import TrainingProgress
     from unetari.training.options import TrainingOptions
 
@@ -61,17 +58,17 @@ def train(
     chosen = _options(options, parse_settings(change))
     pairs = find_pairs(images, labels)
     show_message(f"{len(pairs)} pairs of images and labels, {chosen.steps} steps.")
-    with _stop_on_interrupt() as stopped:
+    with catch_interrupts("Stopping after this step; once more to give up.") as stopped:
         steps = train_network(
             chosen,
             pairs,
             out,
             resume=resume,
             overwrite=overwrite,
-            should_stop=lambda: bool(stopped),
+            should_stop=stopped.is_set,
         )
         last = _follow(steps, chosen.steps)
-    if stopped and (last is None or not last.is_complete):
+    if stopped.is_set() and (last is None or not last.is_complete):
         show_message(_stopped(last, resume_file(out).exists()))
         raise typer.Exit(INTERRUPTED)
     if last is not None:
@@ -110,23 +107,6 @@ def _changed(old: object, name: str, value: Any) -> Any:
             "network, normalization and augmentation."
         )
     return old.replace(**value)
-
-
-@contextmanager
-def _stop_on_interrupt() -> Iterator[list[bool]]:
-    """Yield a list that the first Ctrl-C fills; a second one interrupts at once."""
-    stopped: list[bool] = []
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        stopped.append(True)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        show_message("Stopping after this step; once more to give up.")
-
-    before = signal.signal(signal.SIGINT, stop)
-    try:
-        yield stopped
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _follow(steps: Iterator[TrainingProgress], total: int) -> TrainingProgress | None:

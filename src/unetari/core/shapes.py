@@ -21,11 +21,13 @@ from unetari.core.sizes import (
     compute_max_depth,
     compute_possible_shapes,
     even_sizes,
+    is_count,
     max_valid_blocks,
     receptive_field,
     valid_output_size,
 )
 from unetari.core.source import ImageSource
+from unetari.errors import ShapeError
 
 __all__ = [
     "AxisReport",
@@ -154,7 +156,8 @@ def check_shape(
     AxesError
         If `axes` does not match the shape.
     ShapeError
-        If `scale` is not one allowed factor per axis that the network sees.
+        If a size is no whole number, or `scale` is not one allowed factor per axis
+        that the network sees.
 
     Examples
     --------
@@ -190,6 +193,11 @@ def _as_source(
         if axes is None:
             return given
         return ImageSource(given.data, axes, channel=given.channel, grey=given.grey)
+    if not all(size == 0 or is_count(size) for size in given):
+        raise ShapeError(
+            f"The shape {tuple(given)} must have a whole number per axis, such as (512, 512). "
+            "Give the shape of the image."
+        )
     shape = tuple(int(size) for size in given)
     letters = guess_axes(shape, dim=config.dim).axes if axes is None else axes
     # An array of any shape that takes no memory.

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from numbers import Integral
 
 from unetari.core.config import UNetConfig
 from unetari.core.stencils import (
@@ -61,7 +62,7 @@ def compute_max_depth(size: int, max_depth: int = 10) -> list[int]:
     >>> compute_max_depth(1920)
     [1920, 960, 480, 240, 120, 60, 30, 15]
     """
-    _check_positive(size=size, max_depth=max_depth)
+    _check_counts(size=size, max_depth=max_depth)
     levels = [int(size)]
     while len(levels) < max_depth and levels[-1] % 2 == 0 and levels[-1] > 2:
         levels.append(levels[-1] // 2)
@@ -93,15 +94,20 @@ def compute_possible_shapes(low: int, high: int, depth: int) -> dict[int, list[i
     >>> list(compute_possible_shapes(10, 512, 8))
     [256, 384, 512]
     """
-    _check_positive(low=low, depth=depth)
+    _check_counts(low=low, high=high, depth=depth)
     levels = {size: compute_max_depth(size, depth) for size in range(low, high + 1)}
     return {size: sizes for size, sizes in levels.items() if len(sizes) == depth}
 
 
-def _check_positive(**values: int) -> None:
+def _check_counts(**values: object) -> None:
     for name, value in values.items():
-        if value < 1:
-            raise ShapeError(f"{name}={value} must be at least 1.")
+        if not is_count(value):
+            raise ShapeError(f"{name}={value!r} must be a whole number from 1 on, such as 8.")
+
+
+def is_count(value: object) -> bool:
+    """Whether a value is a whole number from 1 on."""
+    return not isinstance(value, bool) and isinstance(value, Integral) and int(value) >= 1
 
 
 @lru_cache(maxsize=256)

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from numbers import Integral
 from typing import Any, Protocol
 
 import numpy as np
@@ -97,15 +98,15 @@ class ImageSource:
         if self.grey:
             self._check_grey()
 
-    def _check_channel(self, channel: int) -> int:
+    def _check_channel(self, channel: object) -> int:
         count = self.data_channels
-        if not -count <= channel < count:
+        if not isinstance(channel, Integral) or not -count <= int(channel) < count:
             choices = f"0 to {count - 1}" if count > 1 else "0"
             raise AxesError(
-                f"channel={channel} does not exist: the image has {count} "
+                f"channel={channel!r} does not exist: the image has {count} "
                 f"channel{'s' if count > 1 else ''} (axes {self.axes}). Choose {choices}."
             )
-        return channel % count
+        return int(channel) % count
 
     def _check_grey(self) -> None:
         if self.channel is not None:

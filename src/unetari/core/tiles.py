@@ -263,12 +263,15 @@ def resolve_span(part: Span | slice, size: int, axis: str) -> Span:
         raise ShapeError(f"{axis.capitalize()} of the image is empty. Load an image with data.")
     start = 0 if part.start is None else part.start
     stop = size if part.stop is None else part.stop
-    if not 0 <= start < stop <= size or getattr(part, "step", None) not in (None, 1):
+    step = getattr(part, "step", None)
+    is_whole = isinstance(start, Integral) and isinstance(stop, Integral)
+    if not is_whole or not 0 <= start < stop <= size or step not in (None, 1):
+        text = f"{start}:{stop}" if step is None else f"{start}:{stop}:{step}"
         raise ShapeError(
-            f"The region {start}:{stop} on {axis} must be a non-empty, contiguous part of "
-            f"0:{size}. Choose a region inside the image."
+            f"The region {text} on {axis} must be a non-empty, contiguous part of 0:{size}, "
+            "without steps. Choose a region inside the image."
         )
-    return Span(start, stop)
+    return Span(int(start), int(stop))
 
 
 def mirror(span: Span, size: int) -> NDArray[np.intp]:

@@ -414,7 +414,12 @@ def _to_array(image: Any) -> NDArray[Any]:
 def _resolve_region(source: ImageSource, region: Sequence[slice] | None) -> dict[str, Span]:
     """Return start and stop per label axis."""
     axes, shape = source.label_axes, source.label_shape
-    parts = [slice(None)] * len(axes) if region is None else list(region)
+    parts = [slice(None)] * len(axes) if region is None else region
+    if not isinstance(parts, Sequence) or not all(isinstance(part, slice) for part in parts):
+        raise ShapeError(
+            f"region={region!r} must be one slice per axis of the labels ({axes}), such as "
+            f"{', '.join(['slice(0, 64)'] * len(axes))}."
+        )
     if len(parts) != len(axes):
         raise ShapeError(
             f"The region has {len(parts)} slices, and the labels have {len(axes)} axes ({axes}). "

@@ -60,6 +60,10 @@ class RunRecord(FrozenModel):
     """Meaning of the image's axes: T, C, Z, Y, X, and S for RGB samples."""
     image_dtype: str
     """Data type of the image."""
+    voxel_size: dict[str, float] = Field(default_factory=dict)
+    """Size of the voxels of an image file per spatial axis, such as {"Y": 0.325, "X": 0.325}."""
+    unit: str = ""
+    """Unit of `voxel_size`."""
     channel: int | None
     """The channel that was used; None for all."""
     grey: bool

@@ -25,6 +25,11 @@ def bundled_models() -> tuple[str, ...]:
     -------
     tuple of str
         Names in alphabetical order, each accepted by `load_model`.
+
+    Examples
+    --------
+    >>> bundled_models()
+    ('nuclei-2d', 'nuclei-3d')
     """
     return tuple(sorted(_files()))
 

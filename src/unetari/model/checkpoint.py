@@ -176,6 +176,12 @@ def load_model(
         If the format needs a package that is not installed.
     ConfigError
         If an option is unknown or contradicts the file, or a network is given instead of a path.
+
+    Examples
+    --------
+    >>> model = load_model("nuclei-2d")
+    >>> model.config.dim, model.spec.labels
+    (2, ('background', 'nucleus'))
     """
     if not isinstance(path_or_name, str | os.PathLike):
         raise refuse_value(path_or_name, "a path or the name of a model")
@@ -246,6 +252,14 @@ def save_model(model: Model, path: str | os.PathLike[str], *, overwrite: bool = 
         If weights are not finite or the file cannot be written.
     ConfigError
         If `model` is no `Model`, such as a bare network.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> model = Model.build(UNetConfig(n_blocks=2, start_filters=4), seed=0)
+    >>> path = save_model(model, Path(tempfile.mkdtemp()) / "mine")
+    >>> path.name, load_model(path).config == model.config
+    ('mine.safetensors', True)
     """
     if not isinstance(model, Model):
         raise refuse_value(model, "a Model")

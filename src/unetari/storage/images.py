@@ -77,7 +77,8 @@ def open_image(path: str | Path, axes: str | None = None) -> ImageFile:
         One letter per axis, such as "ZYX", where the file does not say what
         its axes are or says it wrongly: T time, C channel, Z Y X space, S
         samples of an RGB image. Default: as in the file's metadata, else
-        guessed from the shape.
+        guessed from the shape. OME and ImageJ TIFFs have all of T, Z and C;
+        those of one voxel are left out unless they are given here.
 
     Raises
     ------
@@ -102,8 +103,9 @@ def open_image(path: str | Path, axes: str | None = None) -> ImageFile:
     sizes, unit = to_micrometers(raw.voxel_size, raw.unit)
     if axes is None:
         return ImageFile(path, raw.data, file_axes, _known(sizes, file_axes), unit, notes)
-    given = parse_axes(axes, raw.data.shape)
-    return ImageFile(path, raw.data, given, _moved(sizes, file_axes, given), unit, raw.notes)
+    data, file_axes = _with_single(raw, file_axes, axes)
+    given = parse_axes(axes, data.shape)
+    return ImageFile(path, data, given, _moved(sizes, file_axes, given), unit, raw.notes)
 
 
 def _reader(path: Path) -> Callable[[Path], RawImage]:
@@ -182,6 +184,17 @@ def _settle_axes(raw: RawImage) -> tuple[str, tuple[str, ...]]:
         return parse_axes(raw.axes, raw.data.shape), raw.notes
     guess = guess_axes(raw.data.shape, rgb=raw.rgb)
     return guess.axes, raw.notes if guess.sure else (*raw.notes, guess.reason)
+
+
+def _with_single(raw: RawImage, file_axes: str, wanted: str) -> tuple[Any, str]:
+    """Return data and axes with those axes of one voxel that the user asks for."""
+    extra = {axis: at for at, axis in enumerate(wanted.upper()) if axis in raw.single}
+    if len(wanted) - len(extra) != raw.data.ndim:
+        return raw.data, file_axes
+    letters = list(file_axes)
+    for axis, at in extra.items():
+        letters.insert(at, axis)
+    return np.expand_dims(raw.data, tuple(extra.values())), "".join(letters)
 
 
 def _known(sizes: dict[str, float], axes: str) -> dict[str, float]:

@@ -28,6 +28,8 @@ class RawImage(NamedTuple):
     """Unit of length as the file spells it."""
     notes: tuple[str, ...] = ()
     """What the user should know, one sentence each."""
+    single: str = ""
+    """Axes of one voxel that the kind of file always has, and that `data` leaves out."""
 
 
 class Layout(NamedTuple):

@@ -36,6 +36,7 @@ def read_tiff(path: Path) -> RawImage:
             axes, data = _samples_last(series.axes, data)
             sizes, unit = _voxel_size(tif)
             notes = _notes(tif)
+            single = "".join(axis for axis in series.get_axes(squeeze=False) if axis not in axes)
     except ImageFileError:
         raise
     # Each decoder has errors of its own for damaged data, such as zlib.error.
@@ -46,7 +47,7 @@ def read_tiff(path: Path) -> RawImage:
                 "Install it with: pip install imagecodecs"
             ) from error
         raise damaged(path, error) from error
-    return RawImage(data, axes, axes.endswith("S"), sizes, unit, notes)
+    return RawImage(data, axes, axes.endswith("S"), sizes, unit, notes, single)
 
 
 def _load(path: Path, series: TiffPageSeries) -> NDArray[Any]:

@@ -51,7 +51,7 @@ class TrainingProgress:
     """Steps to do in all."""
     loss: float
     """Mean training loss (cross-entropy plus Dice) since the last validation, or since the run
-    was started or resumed if that is later."""
+    was started if that is later."""
     score: float | None
     """Validation score, on the steps that end with a validation."""
     best: float | None
@@ -217,7 +217,6 @@ class _Run:
         )
         self.intensity = intensity_changes(self.options.augmentation)
         self.device = next(self.state.network.parameters()).device
-        self.losses: list[float] = []
         self.saved = self.state.step
 
     def steps(self, should_stop: Callable[[], bool]) -> Iterator[TrainingProgress]:
@@ -225,9 +224,9 @@ class _Run:
         state, total = self.state, self.options.steps
         first, started = state.step, time.monotonic()
         while state.step < total and not should_stop():
-            self.losses.append(self.step())
+            state.losses.append(self.step())
             state.step += 1
-            loss, score = float(np.mean(self.losses)), None
+            loss, score = float(np.mean(state.losses)), None
             if state.step % self.options.validate_every == 0 or state.step == total:
                 score = self.validate(loss)
                 self.save()
@@ -295,7 +294,7 @@ class _Run:
         state = self.state
         score = score_network(state.averaged, self.validation, str(self.device))
         state.history.append({"step": state.step, "loss": loss, "score": score})
-        self.losses.clear()
+        state.losses.clear()
         if state.best is None or score > state.best:
             state.best = score
             save_model(self.model(), self.out, overwrite=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -30,7 +31,7 @@ FREE_TO_CHANGE = frozenset(
 )
 """Options that may differ when a run is resumed: they do not change what is learned."""
 
-_KEYS = {"options", "network", "optimizer", "average", "step", "best", "history"}
+_KEYS = {"options", "network", "optimizer", "average", "step", "best", "history", "losses"}
 
 
 @dataclass
@@ -51,6 +52,8 @@ class TrainingState:
     """Highest validation score so far."""
     history: list[dict[str, float]] = field(default_factory=list)
     """One entry per validation: step, loss, score."""
+    losses: list[float] = field(default_factory=list)
+    """Loss of each step since the last validation."""
 
     @property
     def averaged(self) -> UNet:
@@ -67,6 +70,7 @@ class TrainingState:
             "step": self.step,
             "best": self.best,
             "history": self.history,
+            "losses": self.losses,
         }
         with whole_file(path) as temporary:
             torch.save(content, temporary)
@@ -87,7 +91,7 @@ class TrainingState:
         self.optimizer.load_state_dict(content["optimizer"])
         self.average.load_state_dict(content["average"])
         self.step, self.best = content["step"], content["best"]
-        self.history = content["history"]
+        self.history, self.losses = content["history"], content.get("losses", [])
 
 
 def resume_file(out: Path) -> Path:
@@ -103,12 +107,17 @@ def _load(path: Path) -> dict[str, Any]:
         )
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:  # whose text advises to switch its protection off
+        raise ModelFileError(
+            f"{path} cannot be read: it is damaged, or would run code. Delete it and start without "
+            "resume."
+        ) from error
     # Damaged files fail in the unpickler, the zip reader or torch, each with its own errors.
     except Exception as error:
         raise ModelFileError(
             f"{path} cannot be read ({error}). Delete it and start without resume."
         ) from error
-    if not isinstance(content, dict) or content.keys() != _KEYS:
+    if not isinstance(content, dict) or content.keys() | {"losses"} != _KEYS:
         raise ModelFileError(
             f"{path} is no resume file of unetari. Delete it and start without resume."
         )
