@@ -13,7 +13,7 @@ import torch
 from unetari.core.config import UNetConfig
 from unetari.core.normalization import Normalization
 from unetari.core.spec import ModelSpec
-from unetari.errors import ConfigError, ModelFileError, OutputExistsError
+from unetari.errors import ConfigError, ModelFileError, OutOfMemoryError, OutputExistsError
 from unetari.model.checkpoint import Model, bundled_models, load_model, save_model
 from unetari.model.unet import UNet
 
@@ -239,3 +239,9 @@ def test_a_seed_leaves_other_random_numbers_alone(monkeypatch: pytest.MonkeyPatc
     Model.build(CONFIG, seed=5)
     assert torch.equal(torch.get_rng_state(), before)
     assert seeds == []
+
+
+def test_a_network_too_large_for_the_machine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unetari.model.summary.free_host_memory", lambda: 2**20)
+    with pytest.raises(OutOfMemoryError, match="n_blocks=4 and start_filters=32 make 1,971,554"):
+        Model.build()

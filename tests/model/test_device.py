@@ -9,8 +9,8 @@ import psutil
 import pytest
 import torch
 
+from unetari.core import host
 from unetari.errors import DeviceError
-from unetari.model import device as module
 from unetari.model.device import available_devices, free_memory, resolve_device
 
 
@@ -84,7 +84,9 @@ def test_a_memory_limit_of_the_container_counts(
     for name, value in zip(names[version], (limit, "600000"), strict=True):
         (tmp_path / name).write_text(value + "\n")
     (tmp_path / "memory.stat").write_text("anon 400000\ninactive_file 200000\n")
-    monkeypatch.setattr(module, "_cgroup_folders", lambda: iter([(tmp_path, *names[version])]))
+    monkeypatch.setattr(
+        "unetari.core.host._cgroup_folders", lambda: iter([(tmp_path, *names[version])])
+    )
     if limit == "1000000":
         assert free_memory("cpu") == 600_000
     else:
@@ -95,5 +97,5 @@ def test_groups_that_cannot_be_read_set_no_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folders = [(tmp_path / "gone", "memory.max", "memory.current")]
-    monkeypatch.setattr(module, "_cgroup_folders", lambda: iter(folders))
+    monkeypatch.setattr(host, "_cgroup_folders", lambda: iter(folders))
     assert free_memory("cpu") > 0

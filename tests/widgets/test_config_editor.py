@@ -115,3 +115,21 @@ def test_the_summary_follows(editor: UNetConfigEditor) -> None:
     assert "100 x 100" in editor.summary
     editor.fields["n_blocks"].value = 1
     assert "any size" in editor.summary
+
+
+def test_a_wrong_entry_of_a_list_is_marked(editor: UNetConfigEditor) -> None:
+    editor.fields["dim"].value = 3
+    editor.fields["planar_blocks"].value = "0, x"
+    assert is_marked(editor.fields["planar_blocks"].native)
+    assert "'x'" in editor.reason_of("planar_blocks")
+
+
+def test_a_network_too_large_for_the_machine_is_marked(
+    editor: UNetConfigEditor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unetari.model.summary.free_host_memory", lambda: 2**24)
+    editor.fields["n_blocks"].value = 5
+    assert is_marked(editor.fields["n_blocks"].native)
+    assert "GiB of memory are free. Use fewer blocks" in editor.reason_of("n_blocks")
+    editor.fields["n_blocks"].value = 3
+    assert not editor.problem

@@ -101,6 +101,12 @@ def test_a_short_axis_taken_for_channels_can_be_named_depth(
     assert get_source(widget).n_channels == 1
 
 
+def test_no_letter_is_proposed_twice(viewer: ViewerModel, widget: ImageWidget) -> None:
+    viewer.add_image(np.zeros((2, 3, 4, 64, 64)))
+    assert sorted(widget.axes.value) == sorted("TCZYX")
+    assert "If C is really" not in widget.axes_reason.text
+
+
 def test_channels_are_offered_where_there_are_some(
     viewer: ViewerModel, widget: ImageWidget
 ) -> None:

@@ -22,7 +22,7 @@ from unetari.model.checkpoint import Model
 from unetari.model.notes import Assumed
 from unetari.model.weights import AnyActivation
 from unetari.widgets import model
-from unetari.widgets.messages import State
+from unetari.widgets.messages import State, is_marked
 from unetari.widgets.model import ModelWidget
 from unetari.widgets.model_file import ModelFilePage
 from unetari.widgets.trust import TrustDialog
@@ -273,8 +273,10 @@ def test_a_damaged_file_is_said(
     wait_for(qtbot, widget, State.PROBLEM)
     assert widget.value() is None
     assert "bad.safetensors" in widget.problem
+    assert is_marked(widget.file._path)
     widget.set_page("Library")
     wait_for(qtbot, widget, State.GOOD)
+    assert not is_marked(widget.file._path)
 
 
 def test_bare_weights_take_the_given_options(

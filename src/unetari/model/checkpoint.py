@@ -29,6 +29,7 @@ from unetari.model.formats.base import ASSUMED_INTENSITIES
 from unetari.model.kinds import NATIVE
 from unetari.model.library import Library
 from unetari.model.library_entry import Entry, could_be_name
+from unetari.model.summary import check_weights_fit
 from unetari.model.unet import Initializer, UNet
 from unetari.model.weights import LoadOptions
 
@@ -91,6 +92,11 @@ class Model:
         seed : int, optional
             Makes the weights repeatable; torch's own random state stays as it is.
 
+        Raises
+        ------
+        OutOfMemoryError
+            If the weights are too many for this machine.
+
         Examples
         --------
         >>> model = Model.build(UNetConfig(n_blocks=2, start_filters=4), seed=0)
@@ -98,6 +104,7 @@ class Model:
         ('The model is untrained: its weights are random.',)
         """
         config = config or UNetConfig()
+        check_weights_fit(config)
         spec = ModelSpec(
             config=config,
             normalization=normalization or Normalization(),

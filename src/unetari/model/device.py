@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from pathlib import Path
-
 import psutil
 import torch
 
+from unetari.core.host import free_host_memory
 from unetari.errors import DeviceError
 
 
@@ -83,58 +80,10 @@ def free_memory(device: str | torch.device) -> int:
     if device.type == "cuda":
         free: int = torch.cuda.mem_get_info(device)[0]
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    available: int = psutil.virtual_memory().available
     if device.type == "mps":
         # The GPU shares the memory of the machine, up to a limit of its own.
         used = torch.mps.current_allocated_memory()
         kept = torch.mps.driver_allocated_memory() - used
+        available: int = psutil.virtual_memory().available
         return max(0, min(available + kept, torch.mps.recommended_max_memory() - used))
-    return min([available, *_cgroup_memory()])
-
-
-def _cgroup_memory() -> Iterator[int]:
-    """Yield the bytes left under each memory limit that Linux puts on this process."""
-    if not sys.platform.startswith("linux"):
-        return
-    for folder, limit_name, usage_name in _cgroup_folders():
-        limit = _read_number(folder / limit_name)
-        usage = _read_number(folder / usage_name)
-        if limit is not None and usage is not None:
-            yield max(0, limit - usage + _reclaimable(folder))
-
-
-def _cgroup_folders() -> Iterator[tuple[Path, str, str]]:
-    """Yield the groups that this process is in, with the names of their limit and usage files."""
-    root = Path("/sys/fs/cgroup")
-    for line in _read_lines(Path("/proc/self/cgroup")):
-        _, controllers, own = line.split(":", 2)
-        if not controllers:  # version 2
-            base, names = root, ("memory.max", "memory.current")
-        elif "memory" in controllers.split(","):
-            base, names = root / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")
-        else:
-            continue
-        parts = Path(own.lstrip("/")).parts
-        for depth in range(len(parts) + 1):
-            yield base.joinpath(*parts[:depth]), *names
-
-
-def _reclaimable(folder: Path) -> int:
-    """Return the bytes of cached files, which count as used and are given back on demand."""
-    for line in _read_lines(folder / "memory.stat"):
-        name, _, value = line.partition(" ")
-        if name == "inactive_file":
-            return int(value)
-    return 0
-
-
-def _read_number(path: Path) -> int | None:
-    text = "".join(_read_lines(path))
-    return int(text) if text.isdecimal() else None  # "max": no limit
-
-
-def _read_lines(path: Path) -> list[str]:
-    try:
-        return path.read_text().splitlines()
-    except OSError:
-        return []  # no such group or file on this system: no limit to respect
+    return free_host_memory()

@@ -7,8 +7,9 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from unetari.core.config import UNetConfig
+from unetari.core.host import free_host_memory
 from unetari.core.network import NetworkConfig
-from unetari.errors import ShapeError
+from unetari.errors import OutOfMemoryError, ShapeError
 
 if TYPE_CHECKING:  # counting needs no torch, so that a window can do it while it is opening
     from torchinfo import ModelStatistics
@@ -50,6 +51,24 @@ def count_parameters(config: UNetConfig) -> int:
         total += _conv(2 * channels, channels, 3**dim) + _conv(channels, channels, 3**dim)
         total += 3 * norm * channels
     return total
+
+
+def check_weights_fit(config: UNetConfig) -> None:
+    """Refuse a network whose weights alone are too much for this machine.
+
+    Raises
+    ------
+    OutOfMemoryError
+        If the network, and the copy that a run makes of it, do not fit in what is free.
+    """
+    count, free = count_parameters(config), free_host_memory()
+    needed = 2 * 4 * count
+    if needed > free:
+        raise OutOfMemoryError(
+            f"n_blocks={config.n_blocks} and start_filters={config.start_filters} make {count:,} "
+            f"parameters. A run needs {needed / 2**30:.1f} GiB for them, and {free / 2**30:.1f} "
+            "GiB of memory are free. Use fewer blocks or filters."
+        )
 
 
 def parameters_of(config: NetworkConfig) -> int | None:

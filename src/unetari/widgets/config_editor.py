@@ -13,8 +13,8 @@ from magicgui.widgets.bases import Widget
 from unetari.core.config import UP_MODES, UNetConfig
 from unetari.core.network import reach_of
 from unetari.core.shapes import receptive_field
-from unetari.errors import ConfigError
-from unetari.model.summary import count_parameters
+from unetari.errors import ConfigError, OutOfMemoryError
+from unetari.model.summary import check_weights_fit, count_parameters
 from unetari.widgets.fields import choice, integer, offer, put_below, texts, tighten
 from unetari.widgets.messages import Message, State, TextLabel, mark
 
@@ -221,7 +221,8 @@ class UNetConfigEditor(Container[Widget]):
         self._problem = ""
         try:
             config = self.value()
-        except ConfigError as error:
+            check_weights_fit(config)
+        except (ConfigError, OutOfMemoryError) as error:
             self._problem = str(error).removeprefix("UNetConfig: ")
         self._mark_fields()
         self._summary.setText("" if config is None else describe(config))
@@ -229,7 +230,8 @@ class UNetConfigEditor(Container[Widget]):
 
     def _mark_fields(self) -> None:
         """Mark the fields that the problem names, and say it under the first of them."""
-        named = [name for name in re.findall(r"\b(\w+)=", self._problem) if name in TITLES]
+        found = re.findall(r"\b(\w+)(?:\.\w+)*=", self._problem)  # also planar_blocks.1=
+        named = [name for name in found if name in TITLES]
         for name, field in self.fields.items():
             mark(field.native, name in named)
             self._reasons[name].show_text(self._problem if name in named[:1] else "", State.PROBLEM)

@@ -193,8 +193,8 @@ class ImageWidget(QWidget):
 
     def _explain_guess(self, guess: AxesGuess) -> None:
         text = guess.reason
-        if not guess.sure and "C" in guess.axes:
+        letter, meaning = ("T", "time") if "Z" in guess.axes else ("Z", "depth")
+        if not guess.sure and "C" in guess.axes and letter not in guess.axes:
             # The most common mistake in this field, so the way out stands beside it.
-            other = guess.axes.replace("C", "T" if "Z" in guess.axes else "Z")
-            text += f" If C is really {'time' if 'Z' in guess.axes else 'depth'}, write {other}."
+            text += f" If C is really {meaning}, write {guess.axes.replace('C', letter)}."
         self.axes_reason.show_text(text, State.GOOD if guess.sure else State.NOTE)

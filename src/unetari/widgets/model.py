@@ -335,6 +335,7 @@ class ModelWidget(QWidget):
 
     def _show_problem(self, state: State) -> None:
         self.message.show_text(self._problem, state)
+        self._mark_path(state is State.PROBLEM)
         listed = self.library.value() if self.page == LIBRARY else None
         if listed is not None and listed.is_missing:
             self.card.show_card(listed.spec, listed.card())
@@ -343,8 +344,14 @@ class ModelWidget(QWidget):
         self._update_buttons()
         self.changed.emit()
 
+    def _mark_path(self, invalid: bool) -> None:
+        if FILE in self._pages:
+            is_of_path = self.page == FILE and self._problem != self.file.intensities.problem
+            self.file.mark_path(invalid and is_of_path)
+
     def _show_choice(self) -> None:
         choice, opened = self.value(), self._opened
+        self._mark_path(False)
         self._update_buttons()
         if self.page == BUILD:
             self.card.show_card(None)

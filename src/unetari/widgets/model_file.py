@@ -23,6 +23,7 @@ from unetari.model.kinds import all_suffixes
 from unetari.model.notes import Assumed
 from unetari.widgets.config_editor import CHOICE_NAMES, TITLES, NormalizationField
 from unetari.widgets.fields import choice, form, offer, texts
+from unetari.widgets.messages import mark
 from unetari.widgets.normalization_editor import NormalizationEditor
 
 ASSUMPTIONS = "Assumptions"
@@ -87,7 +88,7 @@ class ModelFilePage(QWidget):
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._path = QLineEdit()
-        self._path.setPlaceholderText("A model file of unetari or another program")
+        self._path.setPlaceholderText("A model file of any program")
         self._browse = QPushButton("Browse...")
         self._browse.setToolTip("Look for a model file")
         self.keep_button = QPushButton("Keep in library")
@@ -139,6 +140,10 @@ class ModelFilePage(QWidget):
         """Choose a file."""
         self._path.setText(path)
         self._on_path_edited()
+
+    def mark_path(self, invalid: bool) -> None:
+        """Draw a red border around the path, or remove it."""
+        mark(self._path, invalid)
 
     def options(self) -> dict[str, Any]:
         """Return the options the user gave for files that do not tell them."""

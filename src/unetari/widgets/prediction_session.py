@@ -62,6 +62,7 @@ class PredictionSession(QObject):
         self._started = 0.0
         self._progress = 0.0
         self._failure: Exception | None = None
+        self._recolours = False
         self._timer = single_shot(self, _REFRESH_MS, self._refresh)
 
     @property
@@ -129,6 +130,11 @@ class PredictionSession(QObject):
         return is_shown(self._viewer, labels, self._placement.to_layer(step.where))
 
     def _refresh(self) -> None:
+        if self._recolours and self.labels is not None:
+            # In Mesa's OpenGL, the first new data of labels after another layer was removed crash
+            # the process (napari 0.9 alone does so, too), unless their colours are sent as well.
+            self._recolours = False
+            self.labels.events.colormap()
         for layer in (self.labels, self.scores):
             if layer is not None:
                 layer.refresh(thumbnail=False, highlight=False, extent=False)
@@ -137,6 +143,9 @@ class PredictionSession(QObject):
         if event.value is self._image and self.labels is None:
             self._image = None  # a result would lie on nothing
             self.cancel()
+        elif self.labels is not None:
+            self._recolours = True
+            self._timer.start()
         # Nobody would see the rest of the result.
         if self.labels is not None and event.value is self.labels:
             self.labels = None
@@ -169,6 +178,8 @@ class PredictionSession(QObject):
         for layer in (self.labels, self.scores):
             if layer is not None and record is not None:
                 write_record(layer, record)
+        if self._recolours:
+            self._refresh()
         for layer in (self.labels, self.scores):
             if layer is not None:
                 layer.refresh()
