@@ -66,11 +66,13 @@ class Studio:
         self.dock.model.library.choose(name)
         wait_until(lambda: self.dock.model.value() is not None)
 
-    def predict(self, picture_at: int | None = None, name: str = "") -> None:
-        """Predict, and take a picture when a number of tiles is done."""
+    def predict(self, picture_at: float | None = None, name: str = "") -> None:
+        """Predict, and take a picture when a share of it is done."""
+        taken: list[str] = []
 
-        def watch(done: int, *_: object) -> None:
-            if done == picture_at:
+        def watch(done: float, *_: object) -> None:
+            if picture_at is not None and done >= picture_at and not taken:
+                taken.append(name)
                 QTimer.singleShot(150, lambda: self.take(name, settle=0))
 
         self.dock.session.advanced.connect(watch)
@@ -111,7 +113,7 @@ def make_all(studio: Studio, folder: Path) -> None:
     show_dialogs(studio)
     dock.predict.auto_tile.value = False
     dock.predict.tile_field.value = 160
-    studio.predict(picture_at=14, name="running")
+    studio.predict(picture_at=0.4, name="running")
     studio.viewer.layers.pop()
     dock.predict.auto_tile.value = True
     studio.predict()
