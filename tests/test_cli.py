@@ -22,7 +22,12 @@ from typer.testing import CliRunner, Result
 import unetari
 from unetari import Model, Normalization, UNetConfig, load_model, predict, save_model
 from unetari.cli import app
-from unetari.cli.console import describe_image, parse_settings, show_voxel_sizes
+from unetari.cli.console import (
+    catch_interrupts,
+    describe_image,
+    parse_settings,
+    show_voxel_sizes,
+)
 from unetari.cli.demo import show_demo, side_by_side
 from unetari.core.spec import ModelSpec
 from unetari.errors import ConfigError
@@ -256,6 +261,49 @@ def test_interrupted_prediction_leaves_nothing(
     assert result.exit_code == 130
     assert "No labels were written" in result.stderr
     assert set(folder.iterdir()) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_prediction_interrupted_while_it_is_written_leaves_nothing(
+    folder: Path,
+    plane: Path,
+    model_2d: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+) -> None:
+    before = set(folder.iterdir())
+    monkeypatch.setattr("tifffile.imwrite", lambda *_, **__: signal.raise_signal(number))
+    result = run("predict", plane, "-m", model_2d, "-o", "labels.tif")
+    assert result.exit_code == 130
+    assert set(folder.iterdir()) == before
+
+
+def test_what_is_ignored_stays_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with catch_interrupts("Stopping.") as stopped:
+            signal.raise_signal(signal.SIGINT)
+        assert not stopped.is_set()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_the_record_has_the_voxel_size_and_another_order_is_said(
+    folder: Path, model_2d: Path
+) -> None:
+    stack = np.zeros((2, 3, 50, 70), np.uint8)
+    metadata = {"axes": "TZYX", "spacing": 2.0, "unit": "micron"}
+    tifffile.imwrite("stack.tif", stack, imagej=True, resolution=(2, 2), metadata=metadata)
+    succeed("predict", "stack.tif", "-m", model_2d, "-o", "labels.npy")
+    record = json.loads((folder / "labels.npy.json").read_text(encoding="utf-8"))
+    assert record["voxel_size"] == pytest.approx({"Z": 2.0, "Y": 0.5, "X": 0.5})
+    assert record["unit"] == "micrometer"
+    told = succeed(
+        "predict", "stack.tif", "-m", model_2d, "-o", "labels.tif", "--scores", "scores.tif"
+    ).stderr
+    assert "scores.tif has its axes in the order TZCYX" in words(told)
+    assert "labels.tif has its axes" not in words(told)
 
 
 @pytest.mark.parametrize("option", ["--rescale", "--scale"])
@@ -506,8 +554,9 @@ def test_train_to_a_model_that_predicts() -> None:
     assert "mine.safetensors exists" in refused.stderr
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_training_stops_after_the_step(
-    pairs: Path, monkeypatch: pytest.MonkeyPatch
+    pairs: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     pytest.importorskip("monai")
 
@@ -516,13 +565,13 @@ def test_interrupted_training_stops_after_the_step(
             if should_stop():
                 return
             if step == 3:
-                signal.raise_signal(signal.SIGINT)
+                signal.raise_signal(number)
             yield SimpleNamespace(
                 step=step, loss=1.0, score=None, best=None, is_complete=False, path=Path("m")
             )
 
     monkeypatch.setattr("unetari.training.loop.train", train)
-    before = signal.getsignal(signal.SIGINT)
+    before = signal.getsignal(number)
     command = ("train", "--images", "images", "--labels", "labels", "-o", "m.safetensors")
     result = run(*command)
     assert result.exit_code == 130
@@ -530,7 +579,7 @@ def test_interrupted_training_stops_after_the_step(
     assert "--resume" not in result.stderr, "there is no file to resume from"
     (pairs / "m.resume.pt").touch()
     assert "--resume" in run(*command).stderr
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(number) is before
 
 
 @pytest.mark.usefixtures("pairs")

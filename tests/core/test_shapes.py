@@ -256,7 +256,7 @@ def test_a_report_reads_no_voxel() -> None:
     assert check_shape(UNetConfig(), ImageSource(Untouchable(), "ZYX")).can_predict
 
 
-@pytest.mark.parametrize("shape", [(64, -3), (64, 64.5), ("64", 64)])
+@pytest.mark.parametrize("shape", [(64, -3), (64, 64.5), ("64", 64), (False, 64)])
 def test_shapes_that_are_no_whole_numbers_are_refused(shape: Any) -> None:
     with pytest.raises(ShapeError, match="must have a whole number per axis"):
         check_shape(UNetConfig(), shape)

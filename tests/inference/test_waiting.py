@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Generator
 from typing import Any
+from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 import pytest
@@ -84,11 +85,12 @@ def test_weights_that_change_without_torch_knowing_are_seen(model: Model) -> Non
     assert not np.allclose(before, scores(model))
 
 
-def test_kept_statistics_are_those_of_the_new_image() -> None:
+def test_kept_statistics_are_those_of_the_new_image(made: list[Any]) -> None:
     config = UNetConfig(n_blocks=2, start_filters=4, normalization="instance")
     model = Model.build(config, seed=0)
     predict(IMAGE[::-1, :40] // 3, model, norm_statistics="whole")
     again = scores(model, norm_statistics="whole")
+    assert len(made) == 1
     np.testing.assert_array_equal(
         again, scores(Model.build(config, seed=0), norm_statistics="whole")
     )
@@ -120,10 +122,41 @@ def test_a_stopped_run_stops_no_later_one(model: Model) -> None:
 def test_a_runner_goes_with_its_model() -> None:
     model = Model.build(UNetConfig(n_blocks=2, start_filters=4), seed=0)
     predict(IMAGE, model)
-    before = len(waiting._waiting)
+    runner = ref(waiting._waiting[model])
+    assert runner() is not None
     del model
     gc.collect()
-    assert len(waiting._waiting) == before - 1
+    assert runner() is None
+
+
+def test_only_one_runner_waits(model: Model) -> None:
+    other = Model.build(UNetConfig(n_blocks=1, start_filters=2), seed=0)
+    predict(IMAGE, model)
+    predict(IMAGE, other)
+    assert list(waiting._waiting) == [other]
+
+
+def test_other_layers_need_another_runner(model: Model) -> None:
+    before = scores(model)
+    for name in [name for name, _ in model.network.named_modules()]:
+        if name.endswith("act1"):
+            model.network.set_submodule(name, torch.nn.Tanh())
+    assert not np.allclose(before, scores(model))
+
+
+def test_a_run_that_is_closed_while_a_runner_is_taken_does_no_harm(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    abandoned = predict_tiles(IMAGE, model)
+    next(abandoned)
+
+    class Waiting(WeakKeyDictionary[Model, Runner]):
+        def pop(self, *args: Any) -> Any:
+            abandoned.close()  # as the garbage collector may, at any place
+            return super().pop(*args)
+
+    monkeypatch.setattr(waiting, "_waiting", Waiting())
+    assert predict(IMAGE, model).record.status == "finished"
 
 
 def test_a_waiting_runner_holds_its_weights_once(model: Model) -> None:

@@ -9,8 +9,8 @@ import psutil
 import pytest
 import torch
 
-from unetari.core import host
 from unetari.errors import DeviceError
+from unetari.model import host
 from unetari.model.device import available_devices, free_memory, resolve_device
 
 
@@ -85,7 +85,7 @@ def test_a_memory_limit_of_the_container_counts(
         (tmp_path / name).write_text(value + "\n")
     (tmp_path / "memory.stat").write_text("anon 400000\ninactive_file 200000\n")
     monkeypatch.setattr(
-        "unetari.core.host._cgroup_folders", lambda: iter([(tmp_path, *names[version])])
+        "unetari.model.host._cgroup_folders", lambda: iter([(tmp_path, *names[version])])
     )
     if limit == "1000000":
         assert free_memory("cpu") == 600_000

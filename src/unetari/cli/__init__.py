@@ -15,7 +15,13 @@ import typer.core
 
 from unetari import __version__
 from unetari.cli import check, demo, export, info, models, predict, train
-from unetari.cli.console import ERROR, INTERRUPTED, show_error, show_message
+from unetari.cli.console import (
+    ERROR,
+    INTERRUPTED,
+    interrupt_when_terminated,
+    show_error,
+    show_message,
+)
 from unetari.errors import UnetariError
 
 EPILOG = (
@@ -30,7 +36,8 @@ class _Commands(typer.core.TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the chosen command."""
         try:
-            return super().invoke(ctx)
+            with interrupt_when_terminated():
+                return super().invoke(ctx)
         except (UnetariError, OSError) as error:
             if isinstance(error, BrokenPipeError):
                 raise

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import tomllib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -285,8 +286,12 @@ def show_voxel_sizes(image: ImageFile, model: Model) -> None:
 
 @contextmanager
 def catch_interrupts(message: str) -> Iterator[Event]:
-    """Yield an event that the first Ctrl-C or SIGTERM sets; a second one interrupts at once."""
-    event, numbers = Event(), (signal.SIGINT, signal.SIGTERM)
+    """Yield an event that the first Ctrl-C or SIGTERM sets; a second one interrupts at once.
+
+    What the process was started to ignore, it goes on to ignore.
+    """
+    event = Event()
+    numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if callable(signal.getsignal(n))]
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         event.set()
@@ -300,3 +305,17 @@ def catch_interrupts(message: str) -> Iterator[Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def interrupt_when_terminated() -> Iterator[None]:
+    """Have SIGTERM interrupt as Ctrl-C does, so that what is half written is cleaned up."""
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

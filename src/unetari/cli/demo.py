@@ -76,13 +76,16 @@ def find_display_problem() -> str:
     if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         return "There is no display"
     code = "from qtpy.QtWidgets import QApplication; QApplication([])"
-    tried = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, check=False, text=True
-    )
+    command = [sys.executable, "-c", code]
+    try:
+        tried = subprocess.run(command, capture_output=True, check=False, text=True, timeout=20)
+    except subprocess.TimeoutExpired:
+        return "No window can be opened here (the display does not answer)"
     if tried.returncode >= 0:  # what cannot be imported is said when it is needed
         return ""
     said = [line.split(": ", 1)[-1].rstrip(".") for line in tried.stderr.splitlines() if line]
-    return f"No window can be opened here ({'; '.join(said[:2])})"
+    reason = f" ({'; '.join(said[:2])})" if said else ""
+    return f"No window can be opened here{reason}"
 
 
 def _write_picture(model: str, path: Path) -> None:

@@ -215,7 +215,6 @@ def _run(
     }
     axes = job.source.label_axes
     with ExitStack() as files:
-        stopped = files.enter_context(catch_interrupts("Stopping; once more to give up."))
         labels = files.enter_context(
             create_labels(labels_path, job.labels_shape, job.labels_dtype, axes=axes, **common)
         )
@@ -224,12 +223,14 @@ def _run(
             scores = files.enter_context(
                 create_labels(path, job.scores_shape, np.float32, axes=f"C{axes}", **common)
             )
-        if labels.stored_axes != axes:
-            show_message(f"{labels_path.suffix} files order the axes {labels.stored_axes}.")
-        results = run(job, should_stop=stopped.is_set)
-        record = drain_into(_watched(results, counts), labels, scores)
-        if record.status == "cancelled":
-            raise KeyboardInterrupt  # nothing is kept of labels that are not complete
+        for file in filter(None, (labels, scores)):
+            if file.stored_axes != file.axes:
+                show_message(f"{file.path.name} has its axes in the order {file.stored_axes}.")
+        with catch_interrupts("Stopping; once more to give up.") as stopped:
+            results = run(job, should_stop=stopped.is_set)
+            record = drain_into(_watched(results, counts), labels, scores)
+        if stopped.is_set():
+            raise KeyboardInterrupt  # nothing is kept of what somebody wanted to stop
     record = record.replace(voxel_size=image.voxel_size, unit=image.unit)
     return record, counts
 

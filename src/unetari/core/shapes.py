@@ -156,7 +156,7 @@ def check_shape(
     AxesError
         If `axes` does not match the shape.
     ShapeError
-        If a size is no whole number, or `scale` is not one allowed factor per axis
+        If a size is no whole number from 0 on, or `scale` is not one allowed factor per axis
         that the network sees.
 
     Examples
@@ -193,10 +193,10 @@ def _as_source(
         if axes is None:
             return given
         return ImageSource(given.data, axes, channel=given.channel, grey=given.grey)
-    if not all(size == 0 or is_count(size) for size in given):
+    if not all(is_count(size, least=0) for size in given):
         raise ShapeError(
-            f"The shape {tuple(given)} must have a whole number per axis, such as (512, 512). "
-            "Give the shape of the image."
+            f"The shape {tuple(given)} must have a whole number per axis, 0 or more, such as "
+            "(512, 512). Give the shape of the image."
         )
     shape = tuple(int(size) for size in given)
     letters = guess_axes(shape, dim=config.dim).axes if axes is None else axes

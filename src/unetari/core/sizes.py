@@ -94,7 +94,7 @@ def compute_possible_shapes(low: int, high: int, depth: int) -> dict[int, list[i
     >>> list(compute_possible_shapes(10, 512, 8))
     [256, 384, 512]
     """
-    _check_counts(low=low, high=high, depth=depth)
+    _check_counts(low=low, depth=depth)
     levels = {size: compute_max_depth(size, depth) for size in range(low, high + 1)}
     return {size: sizes for size, sizes in levels.items() if len(sizes) == depth}
 
@@ -105,9 +105,9 @@ def _check_counts(**values: object) -> None:
             raise ShapeError(f"{name}={value!r} must be a whole number from 1 on, such as 8.")
 
 
-def is_count(value: object) -> bool:
-    """Whether a value is a whole number from 1 on."""
-    return not isinstance(value, bool) and isinstance(value, Integral) and int(value) >= 1
+def is_count(value: object, least: int = 1) -> bool:
+    """Whether a value is a whole number, and large enough."""
+    return not isinstance(value, bool) and isinstance(value, Integral) and int(value) >= least
 
 
 @lru_cache(maxsize=256)

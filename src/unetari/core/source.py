@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from numbers import Integral
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,13 +100,14 @@ class ImageSource:
 
     def _check_channel(self, channel: object) -> int:
         count = self.data_channels
-        if not isinstance(channel, Integral) or not -count <= int(channel) < count:
+        is_whole = isinstance(channel, Integral) and not isinstance(channel, bool)
+        if not is_whole or not -count <= int(cast("int", channel)) < count:
             choices = f"0 to {count - 1}" if count > 1 else "0"
             raise AxesError(
                 f"channel={channel!r} does not exist: the image has {count} "
                 f"channel{'s' if count > 1 else ''} (axes {self.axes}). Choose {choices}."
             )
-        return int(channel) % count
+        return int(cast("int", channel)) % count
 
     def _check_grey(self) -> None:
         if self.channel is not None:

@@ -259,6 +259,8 @@ class Engine:
             self._runner = self._load()
             self._statistics.find(self._runner, frame)
             self._runner = self._choose_precision(self._runner, frame)
+            if self._exact is not None and self._exact is not self._runner:
+                self._exact.rest()
         elif self._ready_for != frame:
             self._statistics.find(self._runner, frame)
         self._ready_for = frame

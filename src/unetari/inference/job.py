@@ -355,7 +355,7 @@ def _choose_batch(job: Job) -> int:
     if is_alone or job.norm_statistics != "tile" or not isinstance(config, UNetConfig):
         return 1
     tiling = Tiling(job.plan.tile_shape, job.strip)
-    most = choose_batch(tiling, config, on_cpu=job.device == "cpu")
+    most = choose_batch(tiling, config, job.device.split(":")[0])
     batch = min(most, len(job.frames))
     while batch > 1 and replace(job, batch=batch).peak_bytes > job.budget:
         batch //= 2

@@ -36,11 +36,10 @@ _CPU_MOST = 2**26
 """Where even the thinnest strip has more, tiles are narrower than the image, as long as they do
 not compute a fifth more for it."""
 _MOST_EXTRA = 1.2
-_FILL = 2**27
-"""Values of one array of features that keep a graphics card busy for longer than the 2 to 3
-milliseconds that Python takes for a pass: 4 million pixels with 32 filters, at 1e9 a second."""
-_CPU_FILL = 2**21
-"""The same for a CPU, for which a plane of 256 x 256 is enough."""
+_FILL = {"cpu": 2**21, "mps": 2**25, "cuda": 2**27}
+"""Values of one array of features that keep a device busy. A CPU has enough of a plane of 256 x
+256. A card of NVIDIA is meant to be busy for longer than the 2 to 3 milliseconds that Python takes
+for a pass, with 4 million pixels and 32 filters; this was not measured."""
 
 
 class Tiling(NamedTuple):
@@ -314,7 +313,7 @@ def choose_pass(
     return None
 
 
-def choose_batch(tiling: Tiling, config: UNetConfig, *, on_cpu: bool) -> int:
+def choose_batch(tiling: Tiling, config: UNetConfig, device_type: str) -> int:
     """Choose how many tiles of different frames the network gets together, were there enough.
 
     Parameters
@@ -323,8 +322,8 @@ def choose_batch(tiling: Tiling, config: UNetConfig, *, on_cpu: bool) -> int:
         How each frame is divided.
     config : UNetConfig
         The network.
-    on_cpu : bool
-        Whether the network runs on the CPU.
+    device_type : str
+        Where the network runs: "cpu", "cuda" or "mps".
 
     Returns
     -------
@@ -332,7 +331,7 @@ def choose_batch(tiling: Tiling, config: UNetConfig, *, on_cpu: bool) -> int:
         1 if a single one fills the device.
     """
     each = _values(tiling, config) // 2
-    return max(1, (_CPU_FILL if on_cpu else _FILL) // each)
+    return max(1, _FILL[device_type] // each)
 
 
 def _choose_strip(tile_shape: Sequence[int], config: UNetConfig) -> int:

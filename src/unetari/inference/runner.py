@@ -10,6 +10,7 @@ from functools import partial
 from itertools import islice
 from math import inf, isfinite
 from typing import Any, Literal, TypeAlias, TypeVar, cast
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -90,8 +91,8 @@ class Runner:
         self.should_stop = should_stop
         self.is_frozen = frozen
         """Whether statistics of normalization are kept."""
-        self.weights = hash_weights(network) if isinstance(network, UNet) else ""
-        """Hash of the weights that were copied."""
+        self.fingerprint = fingerprint(network) if isinstance(network, UNet) else ""
+        """That of the network that was copied."""
         self._original = network
         self._innermost = True
         lean = self._find_lean(network) if isinstance(network, UNet) else None
@@ -117,9 +118,16 @@ class Runner:
 
     def _watch(self, network: Network) -> Network:
         """Bring a network to the device, and have it ask before every layer whether to stop."""
+        owner = ref(self)  # else the network would keep its runner, and both be freed late
+
+        def check(*_: Any) -> None:
+            runner = owner()
+            if runner is not None and runner.should_stop():
+                raise Cancelled("Stopped on request.")
+
         for module in network.modules():
             if isinstance(module, Layer) or not list(module.children()):
-                module.register_forward_pre_hook(self._check)
+                module.register_forward_pre_hook(check)
         return attempt(lambda: network.to(self.device).eval(), self._describe_network)
 
     def _describe_network(self) -> str:
@@ -280,14 +288,10 @@ class Runner:
         elif self.device.type == "mps":
             torch.mps.empty_cache()
 
-    def _check(self, *_: Any) -> None:
-        if self.should_stop():
-            raise Cancelled("Stopped on request.")
 
-
-def hash_weights(network: nn.Module) -> str:
-    """Return a hash of the weights of a network."""
-    digest = hashlib.sha256()
+def fingerprint(network: nn.Module) -> str:
+    """Return a hash of the layers of a network and of their weights."""
+    digest = hashlib.sha256(nn.Module.__repr__(network).encode())
     for tensor in network.state_dict().values():
         digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()

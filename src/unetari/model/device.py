@@ -5,8 +5,8 @@ from __future__ import annotations
 import psutil
 import torch
 
-from unetari.core.host import free_host_memory
 from unetari.errors import DeviceError
+from unetari.model.host import free_host_memory
 
 
 def available_devices() -> tuple[str, ...]:

@@ -7,9 +7,9 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from unetari.core.config import UNetConfig
-from unetari.core.host import free_host_memory
 from unetari.core.network import NetworkConfig
 from unetari.errors import OutOfMemoryError, ShapeError
+from unetari.model.host import free_host_memory
 
 if TYPE_CHECKING:  # counting needs no torch, so that a window can do it while it is opening
     from torchinfo import ModelStatistics
@@ -53,21 +53,29 @@ def count_parameters(config: UNetConfig) -> int:
     return total
 
 
-def check_weights_fit(config: UNetConfig) -> None:
+def check_weights_fit(config: UNetConfig, copies: int = 4) -> None:
     """Refuse a network whose weights alone are too much for this machine.
+
+    Parameters
+    ----------
+    config : UNetConfig
+        Options of the network.
+    copies : int
+        How often the weights are held at once: to build and hash a model takes four times
+        their size (measured), and so does a run, at most.
 
     Raises
     ------
     OutOfMemoryError
-        If the network, and the copy that a run makes of it, do not fit in what is free.
+        If so many do not fit in what is free.
     """
     count, free = count_parameters(config), free_host_memory()
-    needed = 2 * 4 * count
+    needed = copies * 4 * count
     if needed > free:
         raise OutOfMemoryError(
             f"n_blocks={config.n_blocks} and start_filters={config.start_filters} make {count:,} "
-            f"parameters. A run needs {needed / 2**30:.1f} GiB for them, and {free / 2**30:.1f} "
-            "GiB of memory are free. Use fewer blocks or filters."
+            f"parameters. That takes {needed / 2**30:.1f} GiB, with the copies that are made, and "
+            f"{free / 2**30:.1f} GiB of memory are free. Use fewer blocks or filters."
         )
 
 

@@ -25,6 +25,7 @@ from unetari.errors import ConfigError, MissingExtraError, OutputExistsError
 from unetari.inference.predict import predict
 from unetari.model.checkpoint import Model, model_path, save_model
 from unetari.model.device import resolve_device
+from unetari.model.summary import check_weights_fit
 from unetari.model.unet import UNet, autocrop
 from unetari.training.augment import draw_patch, intensity_changes
 from unetari.training.data import Pair, TrainingSample, load_samples, split_pairs
@@ -159,6 +160,8 @@ def _target(out: Path, *, resume: bool, overwrite: bool) -> Path:
 
 
 def _start(options: TrainingOptions) -> TrainingState:
+    # The weights, their gradients, two moments of each, and the average.
+    check_weights_fit(options.network, copies=5)
     device = resolve_device(options.device)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(options.seed)

@@ -88,7 +88,7 @@ class ModelFilePage(QWidget):
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._path = QLineEdit()
-        self._path.setPlaceholderText("A model file of any program")
+        self._path.setPlaceholderText("A model file")
         self._browse = QPushButton("Browse...")
         self._browse.setToolTip("Look for a model file")
         self.keep_button = QPushButton("Keep in library")

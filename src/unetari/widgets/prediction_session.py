@@ -78,6 +78,7 @@ class PredictionSession(QObject):
         self._started = time.monotonic()
         self._progress = 0.0
         self._failure = None
+        self._recolours = False
         self._run = PredictionRun(request)
         self._run.begun.connect(self._on_begun)
         self._run.advanced.connect(self._on_advanced)
@@ -143,9 +144,10 @@ class PredictionSession(QObject):
         if event.value is self._image and self.labels is None:
             self._image = None  # a result would lie on nothing
             self.cancel()
-        elif self.labels is not None:
+        elif self.labels is not None and event.value is not self.labels:
             self._recolours = True
-            self._timer.start()
+            if self._viewer.dims.ndisplay == 2:
+                self._timer.start()
         # Nobody would see the rest of the result.
         if self.labels is not None and event.value is self.labels:
             self.labels = None
